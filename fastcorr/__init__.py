@@ -1,0 +1,33 @@
+"""fastcorr: N-d cross-correlation and convolution of NumPy arrays at the CPU's full speed.
+
+    correlate, convolve              signal.py     arguments in
+      -> call                        _call.pyx     a repeated problem goes straight to its Runner
+           -> Problem                problem.py    what is to be computed; every user error
+           -> Plan                   planner.py    which method, and why not the others
+      -> Runner.run                  _call.pyx     casts, allocates, chooses threads
+           -> Plane.run              kernels/<isa>/<element>/plane     the loops; kernels/tile.pxd multiplies
+
+    reference.py is the definition; boundary.py, threads.py and isa.py say how signals go on past their ends,
+    how many threads a call may use and which instruction set it runs on.
+"""
+
+from importlib.metadata import version as _version
+
+from .config import show_config
+from .planner import Plan, plan
+from .signal import convolve, correlate, correlation_lags
+from .threads import get_num_threads, num_threads, set_num_threads
+
+__version__ = _version("fastcorr")
+
+__all__ = [
+    "Plan",
+    "convolve",
+    "correlate",
+    "correlation_lags",
+    "get_num_threads",
+    "num_threads",
+    "plan",
+    "set_num_threads",
+    "show_config",
+]

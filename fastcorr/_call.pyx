@@ -1,0 +1,149 @@
+"""The call path from arrays to kernel, in C because a small correlation takes less time than a Python statement.
+
+`call` finds the Plan of a repeated problem by the bytes of its description; only a new problem meets problem.py and
+planner.py. `Runner` is the part of a Plan that runs: cast what must be cast, allocate, choose threads, go.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport intptr_t
+cimport numpy as cnp
+
+import numpy as np
+
+cnp.import_array()
+
+cdef enum:
+    MAX_AXES = 64
+    MAX_PLANS = 1024
+
+cdef object _ndarray = np.ndarray
+cdef dict _runners = {}     # description -> (Runner, the objects whose addresses are in the description)
+cdef Py_ssize_t _busy = 0   # threads in parallel calls under way: each Python thread has a pool of its own
+
+
+cdef class Runner:
+    """One kernel bound to the shapes and dtypes it was planned for."""
+
+    cdef object kernel, problem, x_dtype, k_dtype, current_threads
+    cdef int out_type, ndim
+    cdef bint plain_k
+    cdef double seconds, serial
+    cdef cnp.npy_intp shape[MAX_AXES]
+
+    def __init__(self, kernel, problem, x_dtype, k_dtype, double seconds, double serial, current_threads):
+        cdef int i
+        self.kernel, self.problem, self.current_threads = kernel, problem, current_threads
+        self.x_dtype, self.k_dtype = x_dtype, k_dtype
+        self.seconds, self.serial = seconds, serial
+        self.out_type = problem.dtype.num
+        self.ndim = len(problem.out_shape)
+        for i in range(self.ndim):
+            self.shape[i] = problem.out_shape[i]
+        self.plain_k = not problem.k_batched or problem.axes == tuple(range(self.ndim))[-problem.rank:]
+
+    cpdef pack(self, cnp.ndarray k):
+        """`k` as the kernel wants it, once for many runs."""
+        return self.kernel.pack(self.ready_kernel(k))
+
+    cdef cnp.ndarray ready_kernel(self, cnp.ndarray k):
+        """C-contiguous, canonical, aligned, native, of the kernel's dtype."""
+        if self.plain_k and k.descr is self.k_dtype and cnp.PyArray_ISCARRAY_RO(k):
+            return k
+        return np.array(self.problem.canonical(k, kernel=True), dtype=self.k_dtype, order="C", copy=True)
+
+    cpdef run(self, cnp.ndarray x, cnp.ndarray k, out, int threads, bint packed):
+        """The result; `threads` 0 leaves their number to the size of the work."""
+        global _busy
+        cdef cnp.ndarray y
+        cdef Py_ssize_t taken = 0
+        if out is None:
+            y = cnp.PyArray_EMPTY(self.ndim, self.shape, self.out_type, 0)
+        else:
+            y = self.target(out, x, None if packed else k)
+        if self.x_dtype is not None:
+            x = x.astype(self.x_dtype)
+        if not packed:
+            k = self.ready_kernel(k)
+        if threads == 0:
+            threads = 1
+            if self.seconds > self.serial:
+                threads = self.current_threads(_busy)
+        try:
+            if threads > 1:
+                taken = threads
+                _busy += taken
+            self.kernel.run(x, k, y, threads, packed)
+        finally:
+            _busy -= taken
+        if out is None:
+            return y
+        if y is not out:
+            np.copyto(out, y)
+        return out
+
+    cdef cnp.ndarray target(self, out, x, k):
+        """`out`, or a stand-in where the kernel cannot write straight to it."""
+        if not isinstance(out, _ndarray):
+            raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
+        if out.dtype.newbyteorder("=") != self.problem.dtype:
+            raise TypeError(f"out has dtype {out.dtype}, the result has {self.problem.dtype}")
+        if out.shape != self.problem.out_shape:
+            raise ValueError(f"out has shape {out.shape}, the result has {self.problem.out_shape}")
+        if not out.flags.writeable:
+            raise ValueError("out is read-only")
+        if (
+            cnp.PyArray_ISALIGNED(out) and out.dtype.isnative and 0 not in out.strides
+            and not np.may_share_memory(out, x) and (k is None or not np.may_share_memory(out, k))
+        ):
+            return out
+        return np.empty(self.problem.out_shape, self.problem.dtype)
+
+
+cdef bint _lasting(value):
+    """Whether `value` cannot change while its address stays the same."""
+    if type(value) is tuple:
+        for item in value:
+            if not _lasting(item):
+                return False
+        return True
+    return value is None or isinstance(value, (str, int, float, complex, np.dtype, np.generic, type))
+
+
+cdef inline cnp.ndarray _plain(a):
+    return a if type(a) is _ndarray else np.asarray(a)
+
+
+def call(str face, x, k, out, tuple options):
+    """Run `face` ("correlate" or "convolve") with its options in the order of the signature."""
+    cdef cnp.ndarray xa = _plain(x), ka = _plain(k)
+    cdef intptr_t key[16 + 2 * MAX_AXES]
+    cdef Py_ssize_t n = 0, i
+    cdef cnp.ndarray a
+    key[n] = <intptr_t><void*>face
+    n += 1
+    for i in range(9):
+        key[n] = <intptr_t><void*>options[i]
+        n += 1
+    for a in (xa, ka):
+        key[n] = <intptr_t><void*>cnp.PyArray_DESCR(a)
+        key[n + 1] = cnp.PyArray_NDIM(a)
+        n += 2
+        for i in range(cnp.PyArray_NDIM(a)):
+            key[n] = cnp.PyArray_DIM(a, i)
+            n += 1
+    cdef bytes description = PyBytes_FromStringAndSize(<char*>key, n * sizeof(intptr_t))
+    cdef tuple found = <tuple>_runners.get(description)
+    if found is None:
+        found = _resolve(face, xa, ka, options, description)
+    return (<Runner>found[0]).run(xa, ka, out, 0, False)
+
+
+cdef tuple _resolve(str face, cnp.ndarray x, cnp.ndarray k, tuple options, bytes description):
+    from . import planner
+
+    cdef tuple found = (planner.resolve_options(face, x, k, options).runner, face, options, x.dtype, k.dtype)
+    if _lasting(options):
+        if len(_runners) >= MAX_PLANS:
+            _runners.clear()
+        _runners[description] = found
+    return found

@@ -1,0 +1,36 @@
+"""Which instruction-set level runs: the highest one that is built and that this processor has.
+
+``FASTCORR_ISA`` names another; one that cannot run is an ImportError, never a silent fallback.
+"""
+
+import os
+from pathlib import Path
+
+from . import kernels
+from ._cpu import X86_LEVEL
+
+_NEEDS = {"baseline": 0, "x86_64_v3": 3, "x86_64_v4": 4}
+
+
+def built():
+    """Levels this installation has kernels for, lowest first."""
+    folder = Path(kernels.__file__).parent
+    return tuple(level for level in kernels.LEVELS if any((folder / level).glob("*/*")))
+
+
+def usable():
+    """Built levels that this processor runs, lowest first."""
+    return tuple(level for level in built() if X86_LEVEL >= _NEEDS[level])
+
+
+def _choose():
+    levels = usable()
+    if not levels:
+        raise ImportError(f"fastcorr has no kernels for this processor; built: {', '.join(built()) or 'none'}")
+    wanted = os.environ.get("FASTCORR_ISA") or levels[-1]
+    if wanted not in levels:
+        raise ImportError(f"FASTCORR_ISA={wanted} cannot run here; usable levels are {', '.join(levels)}")
+    return wanted
+
+
+LEVEL = _choose()

@@ -1,0 +1,61 @@
+"""The compiled kernels: one row here per module, read by setup.py, the planner, the tests and the benchmarks.
+
+A family is one ``.pyx``. It is cythonized once and its C compiled once per instruction-set level and element type,
+with ``-DREAL=<ctype>``, into ``<level>/<element>/<family>``. This file imports nothing of fastcorr, so setup.py can
+run it before anything is built.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+
+# Flags of each level, lowest first. One that the compiler does not know is left out of the build.
+LEVELS = {
+    "baseline": [],
+    "x86_64_v3": ["-march=x86-64-v3"],
+    "x86_64_v4": ["-march=x86-64-v4"],
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A family compiled for one element type, and the result dtypes it serves."""
+
+    family: str
+    element: str
+    ctype: str
+    dtypes: tuple
+
+
+KERNELS = (
+    Kernel("plane", "float32", "float", ("float16", "float32", "complex64")),
+    Kernel("plane", "float64", "double", ("float64", "complex128")),
+    Kernel("plane", "int32", "int32_t", ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32")),
+    Kernel("plane", "int64", "int64_t", ("int64", "uint64")),
+)
+
+
+def find(family, dtype):
+    """The row of `family` that serves results of `dtype`, or None."""
+    kind = f"{dtype.kind}{dtype.itemsize}" if dtype.isnative else None
+    for row in KERNELS:
+        if row.family == family and kind in _CODES[row]:
+            return row
+    return None
+
+
+def load(row, level):
+    """The module of `row` built for `level`."""
+    return import_module(f"{__name__}.{level}.{row.element}.{row.family}")
+
+
+def _codes(row):
+    """Kind and size of each dtype: names differ between platforms (long, longlong), these do not."""
+    bits = {"bool": "b1"}
+    for name in row.dtypes:
+        kind, size = name.rstrip("0123456789"), name.lstrip("abcdefghijklmnopqrstuvwxyz")
+        if size:
+            bits[name] = f"{kind[0]}{int(size) // 8}"
+    return {bits[name] for name in row.dtypes}
+
+
+_CODES = {row: _codes(row) for row in KERNELS}

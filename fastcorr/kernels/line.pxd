@@ -1,0 +1,211 @@
+"""Lines: one row of samples on its way in or out of a kernel.
+
+Boundary, stride, dtype, alignment and byte order are resolved here and nowhere else. `load` brings samples of any
+type and stride into contiguous `real`s, `store` takes them back out, `gather` adds the boundary rule.
+"""
+
+from libc.stdint cimport int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, int64_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from .tile cimport real
+
+cdef extern from "half.h":
+    ctypedef struct half:
+        pass
+    float half_to_float(half h) noexcept nogil
+    half half_from_float(float value) noexcept nogil
+
+ctypedef fused sample:
+    uint8_t
+    int8_t
+    uint16_t
+    int16_t
+    uint32_t
+    int32_t
+    uint64_t
+    int64_t
+    half
+    float
+    double
+
+cdef enum Type:
+    BOOL
+    UINT8
+    INT8
+    UINT16
+    INT16
+    UINT32
+    INT32
+    UINT64
+    INT64
+    FLOAT16
+    FLOAT32
+    FLOAT64
+
+cdef enum Rule:  # the order of boundary.RULES
+    CONSTANT
+    EDGE
+    REFLECT
+    SYMMETRIC
+    WRAP
+
+cdef enum:
+    RAW = 64  # elements set right at a time
+
+
+cdef struct Format:
+    int type
+    int size          # bytes of one sample (of one part, for complex)
+    bint raw          # misaligned or foreign byte order: bytes are set right before they are read
+    bint swap
+
+
+cdef inline Py_ssize_t extend(Py_ssize_t u, Py_ssize_t n, int rule) noexcept nogil:
+    """boundary.source for one position."""
+    if 0 <= u < n:
+        return u
+    if rule == CONSTANT or n == 0:
+        return -1
+    if rule == EDGE:
+        return 0 if u < 0 else n - 1
+    cdef Py_ssize_t period = n if rule == WRAP else (2 * n if rule == SYMMETRIC else max(2 * (n - 1), 1))
+    u %= period
+    if u < 0:
+        u += period
+    if u < n:
+        return u
+    return 2 * n - 1 - u if rule == SYMMETRIC else 2 * (n - 1) - u
+
+
+cdef inline real _read(sample* p) noexcept nogil:
+    if sample is half:
+        return <real>half_to_float(p[0])
+    else:
+        return <real>p[0]
+
+
+cdef inline void _load(sample* p, real* to, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
+    # Constant steps vectorise: 1 is plain data, 2 one part of complex data.
+    cdef Py_ssize_t i
+    if step == sizeof(sample):
+        for i in range(n):
+            to[i] = _read(p + i)
+    elif step == 2 * sizeof(sample):
+        for i in range(n):
+            to[i] = _read(p + 2 * i)
+    else:
+        for i in range(n):
+            to[i] = _read(<sample*>(<char*>p + i * step))
+
+
+cdef inline void _load_type(int type, const char* p, real* to, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
+    cdef Py_ssize_t i
+    if type == FLOAT32:
+        _load(<float*>p, to, n, step)
+    elif type == FLOAT64:
+        _load(<double*>p, to, n, step)
+    elif type == UINT8:
+        _load(<uint8_t*>p, to, n, step)
+    elif type == INT8:
+        _load(<int8_t*>p, to, n, step)
+    elif type == UINT16:
+        _load(<uint16_t*>p, to, n, step)
+    elif type == INT16:
+        _load(<int16_t*>p, to, n, step)
+    elif type == UINT32:
+        _load(<uint32_t*>p, to, n, step)
+    elif type == INT32:
+        _load(<int32_t*>p, to, n, step)
+    elif type == UINT64:
+        _load(<uint64_t*>p, to, n, step)
+    elif type == INT64:
+        _load(<int64_t*>p, to, n, step)
+    elif type == FLOAT16:
+        _load(<half*>p, to, n, step)
+    else:
+        for i in range(n):
+            to[i] = p[i * step] != 0
+
+
+cdef inline void load(const Format* f, const char* p, real* to, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
+    """`n` samples, `step` bytes apart, from `p` to `to`."""
+    cdef uint64_t aligned[RAW]
+    cdef char* q
+    cdef Py_ssize_t i, b, m
+    if not f.raw:
+        _load_type(f.type, p, to, n, step)
+        return
+    while n > 0:
+        m = min(n, <Py_ssize_t>RAW)
+        q = <char*>aligned
+        for i in range(m):
+            for b in range(f.size):
+                q[i * f.size + b] = p[i * step + (f.size - 1 - b if f.swap else b)]
+        _load_type(f.type, q, to, m, f.size)
+        p += m * step
+        to += m
+        n -= m
+
+
+cdef inline void _write(sample* p, real value) noexcept nogil:
+    if sample is half:
+        p[0] = half_from_float(<float>value)
+    else:
+        p[0] = <sample>value
+
+
+cdef inline void _store(const real* p, sample* to, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
+    cdef Py_ssize_t i
+    if step == sizeof(sample):
+        for i in range(n):
+            _write(to + i, p[i])
+    else:
+        for i in range(n):
+            _write(<sample*>(<char*>to + i * step), p[i])
+
+
+cdef inline void store(int type, const real* p, char* to, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
+    """`n` results from `p` to samples `step` bytes apart; integers are cut to their width, bool is "not zero"."""
+    cdef Py_ssize_t i
+    if type == FLOAT32:
+        _store(p, <float*>to, n, step)
+    elif type == FLOAT64:
+        _store(p, <double*>to, n, step)
+    elif type == UINT8 or type == INT8:
+        _store(p, <uint8_t*>to, n, step)
+    elif type == UINT16 or type == INT16:
+        _store(p, <uint16_t*>to, n, step)
+    elif type == UINT32 or type == INT32:
+        _store(p, <uint32_t*>to, n, step)
+    elif type == UINT64 or type == INT64:
+        _store(p, <uint64_t*>to, n, step)
+    elif type == FLOAT16:
+        _store(p, <half*>to, n, step)
+    else:
+        for i in range(n):
+            to[i * step] = p[i] != 0
+
+
+cdef inline void _gather_outside(
+    const Format* f, const char* line, real* to, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t u, Py_ssize_t stride,
+    Py_ssize_t n, Py_ssize_t step, int rule, real fill,
+) noexcept nogil:
+    cdef Py_ssize_t i, at
+    for i in range(begin, end):
+        at = extend(u + i * stride, n, rule)
+        if at < 0:
+            to[i] = fill
+        else:
+            load(f, line + at * step, to + i, 1, step)
+
+
+cdef inline void gather(
+    const Format* f, const char* line, real* to, Py_ssize_t count, Py_ssize_t u, Py_ssize_t stride, Py_ssize_t n,
+    Py_ssize_t step, int rule, real fill,
+) noexcept nogil:
+    """X[u], X[u + stride], ...: `count` samples of a signal of `n` samples, `step` bytes apart, under `rule`."""
+    cdef Py_ssize_t first = 0 if u >= 0 else min(count, (stride - 1 - u) // stride)
+    cdef Py_ssize_t last = max(first, 0 if u >= n else min(count, (n - 1 - u) // stride + 1))
+    _gather_outside(f, line, to, 0, first, u, stride, n, step, rule, fill)
+    load(f, line + (u + first * stride) * step, to + first, last - first, stride * step)
+    _gather_outside(f, line, to, last, count, u, stride, n, step, rule, fill)

@@ -1,0 +1,727 @@
+"""One kernel on one plane: images, signals, volumes, of any rank.
+
+ALGORITHM   y[i] = sum over j of k[j] * X[s*i + d*j - lo], per batch entry. Complex data are C = 2 real planes in and
+            O = 2 out, joined by a 2x2 matrix per tap, so the loops only see reals.
+
+SCHEDULE    Three axes have a part. `lane` is the vector: positions along the last axis (or along a batch axis that
+            lies last in memory). `row` is the kernel axis whose taps share each load: the block streams down its
+            input rows, and one input row, read once, adds to every output row in reach, kernel tap `a` to output
+            `u - a`. All `other` kernel axes just lengthen the list of taps. Finished output rows leave; those in
+            reach wait in a ring that stays in the L1 cache.
+
+                input row u  ->  tile(rows = kernel rows a, taps = (c, other taps, b), lanes)  ->  ring[u - a] += ...
+
+            A line of x is used in place where its lanes are contiguous and inside, and gathered into scratch
+            elsewhere (edges, strides, other types). A dilated row axis splits into d dense problems, a strided one
+            into s classes of kernel rows. Units (outer index, row block, segment of lanes) run in parallel.
+
+NUMERICS    Each kernel row is summed on its own, in chains of at most CHAIN taps, and the partial sums are added in
+            order: error <= 2.5 eps sum |x||k| up to 15x15. The order depends on the kernel's shape alone, never on
+            position, layout, batch or threads. Nothing is padded with zero weights: Inf and NaN stay local.
+
+CALLER MUST give x and y canonical (batch axes, then kernel axes), k as C-contiguous samples, and a y that is aligned,
+            native and does not overlap x or k.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.pyport cimport PY_SSIZE_T_MIN
+from cython.parallel cimport parallel, prange
+from libc.stdlib cimport free, malloc
+cimport numpy as cnp
+
+import numpy as np
+
+from .line cimport (
+    BOOL, CONSTANT, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, Format, extend,
+    gather, load, store,
+)
+from .tile cimport LANES, MAX_ACC, MAX_ROWS, real, tile
+
+cnp.import_array()
+
+cdef enum:
+    MAX_AXES = 64       # numpy's limit
+    CHAIN = 32          # taps summed one after the other; the error bound of NUMERICS rests on it
+
+# Bytes per thread, each with room for the other in a 32 kB L1 or a 512 kB L2; the optima are flat within a factor 2.
+cdef Py_ssize_t RING_BYTES = 24 << 10      # of one ring, where it can be had
+cdef Py_ssize_t RING_LIMIT = 256 << 10     # of one ring, never more
+cdef Py_ssize_t LINES_BYTES = 128 << 10    # of gathered lines kept at hand
+cdef Py_ssize_t GATHER_WIDTH = 512         # narrower images are gathered whole: cheaper than three segments
+cdef double SLAB_SECONDS = 0.01            # between two looks at Ctrl-C
+cdef double UNIT_WORK = 8e6                # multiply-adds per unit, so that threads share evenly
+cdef double GRAB_WORK = 1e5                # a thread takes this much at a time
+
+
+cdef Py_ssize_t OUTSIDE = PY_SSIZE_T_MIN   # the offset of a line of ``fill``
+
+
+cdef struct Axis:
+    Py_ssize_t n, m, k, s, d, lo           # samples, outputs, taps, stride, dilation, low padding
+    int rule
+    Py_ssize_t x, y                        # bytes from one sample to the next
+
+
+cdef struct Batch:
+    Py_ssize_t n, k                        # entries; kernels from one entry to the next (0: shared)
+    Py_ssize_t x, y
+
+
+cdef struct Segment:
+    Py_ssize_t at, width                   # of the outputs along `lane`
+    Py_ssize_t pieces                      # a region of many panels is cut into so many segments
+    int vectors, panels
+    bint inplace
+
+
+cdef struct Job:
+    Batch* batch
+    Axis* other
+    Axis row, lane
+    int nbatch, nother
+    Py_ssize_t parts_in, parts_out         # C and O
+    Py_ssize_t xpart, ypart                # bytes from real to imaginary
+    Py_ssize_t lines, taps, chunks         # per input row
+    Py_ssize_t classes, phase              # residues of output rows (dilation), of kernel rows (stride)
+    Py_ssize_t kernel_size                 # reals of one packed kernel
+    Segment region[3]                      # of the lane axis: left edge, inside, right edge
+    int regions
+    Py_ssize_t outer, blocks, block, segments, units
+    Py_ssize_t slots, slot, keep, length   # of the ring, and of gathered lines
+    Format format
+    int ytype
+    bint direct                            # whole panels may be stored straight to y
+    real fill[2]
+    const char* x
+    char* y
+    const real* w
+
+
+cdef struct Scratch:
+    real* ring
+    real* gathered
+    real* filled                           # one line of `fill` per part
+    Py_ssize_t* resident                   # which line each slot of `gathered` holds
+    Py_ssize_t* offset                     # of each line from the row's first sample in bytes, or OUTSIDE
+    real** sum                             # per active row: where its partial sums wait
+    real** result                          # per active row: where the finished one goes
+
+
+cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return (a + b - 1) // b
+
+
+cdef inline Py_ssize_t class_rows(const Job* job, Py_ssize_t phase) noexcept nogil:
+    """Kernel rows of one residue class of the stride."""
+    return ceil_div(job.row.k - phase, job.phase) if phase < job.row.k else 0
+
+
+cdef inline Py_ssize_t largest_group(Py_ssize_t rows) noexcept nogil:
+    """Rows are shared out evenly over as few groups as MAX_ROWS allows."""
+    return ceil_div(rows, ceil_div(rows, MAX_ROWS))
+
+
+cdef Scratch* scratch_new(const Job* job) noexcept nogil:
+    """One block for one thread; NULL when memory is short."""
+    cdef Py_ssize_t parts = job.parts_out
+    cdef Py_ssize_t ring = job.slots * job.slot
+    cdef Py_ssize_t gathered = job.keep * job.length
+    cdef Py_ssize_t filled = job.parts_in * job.length
+    cdef Py_ssize_t pointers = job.slots * parts
+    cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64
+    cdef Py_ssize_t reals = (ring + gathered + filled) * <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t size = head + reals + (job.keep + job.lines) * <Py_ssize_t>sizeof(Py_ssize_t) \
+        + 2 * pointers * <Py_ssize_t>sizeof(real*)
+    cdef char* raw = <char*>malloc(size + 64 + sizeof(void*))
+    if raw == NULL:
+        return NULL
+    # Aligned by hand: C11's aligned_alloc is missing on Windows. The block's own address stands just below.
+    cdef char* p = <char*>((<size_t>raw + sizeof(void*) + 63) // 64 * 64)
+    (<void**>p - 1)[0] = raw
+    cdef Scratch* s = <Scratch*>p
+    s.ring = <real*>(p + head)
+    s.gathered = s.ring + ring
+    s.filled = s.gathered + gathered
+    p += head + reals
+    s.resident = <Py_ssize_t*>p
+    s.offset = s.resident + job.keep
+    s.sum = <real**>(s.offset + job.lines)
+    s.result = s.sum + pointers
+    cdef Py_ssize_t c, i
+    for c in range(job.parts_in):
+        for i in range(job.length):
+            s.filled[c * job.length + i] = job.fill[c]
+    return s
+
+
+cdef void scratch_free(Scratch* s) noexcept nogil:
+    if s != NULL:
+        free((<void**>s - 1)[0])
+
+
+cdef void locate_lines(const Job* job, const Py_ssize_t* position, Scratch* s) noexcept nogil:
+    """Where each line of taps starts, for outputs at `position` along the other axes."""
+    cdef Py_ssize_t line, rest, at, sum, per_part = job.lines // job.parts_in
+    cdef const Axis* axis
+    cdef int i
+    for line in range(job.lines):
+        rest = line % per_part
+        sum = line // per_part * job.xpart
+        for i in range(job.nother - 1, -1, -1):
+            axis = &job.other[i]
+            at = extend(axis.s * position[i] + axis.d * (rest % axis.k) - axis.lo, axis.n, axis.rule)
+            rest //= axis.k
+            if at < 0:
+                sum = OUTSIDE
+                break
+            sum += at * axis.x
+        s.offset[line] = sum
+
+
+cdef inline const real* line_start(
+    const Job* job, const Segment* seg, const char* row, Py_ssize_t line, Scratch* s
+) noexcept nogil:
+    """The first lane of `line`, tap 0: in x itself, or gathered. `row` is NULL outside."""
+    cdef const Axis* lane = &job.lane
+    cdef Py_ssize_t part = line // (job.lines // job.parts_in)
+    if row == NULL or s.offset[line] == OUTSIDE:
+        return s.filled + part * job.length
+    cdef const char* p = row + s.offset[line]
+    if seg.inplace:
+        return <const real*>(p + (seg.at - lane.lo) * lane.x)
+    cdef Py_ssize_t slot = line % job.keep
+    cdef real* to = s.gathered + slot * job.length
+    if s.resident[slot] == line:
+        return to
+    s.resident[slot] = line
+    # A strided lane axis splits into its phases, each contiguous: tap b reads phase d*b % s from d*b // s on.
+    cdef Py_ssize_t length = job.length // lane.s, phase, count, i
+    for phase in range(min(lane.s, lane.d * (lane.k - 1) + 1)):
+        count = seg.width + (lane.d * (lane.k - 1) - phase) // lane.s
+        gather(
+            &job.format, p, to + phase * length, count, lane.s * seg.at + phase - lane.lo, lane.s, lane.n, lane.x,
+            lane.rule, job.fill[part],
+        )
+        for i in range(count, length):
+            to[phase * length + i] = 0  # lanes past the end are computed, never stored
+    return to
+
+
+cdef void run_block(
+    const Job* job, const Segment* seg, const char* x, char* y, const real* w, Py_ssize_t residue,
+    Py_ssize_t begin, Py_ssize_t end, Scratch* s,
+) noexcept nogil:
+    """Output rows `begin` to `end` of one residue class of the row axis, one segment of lanes."""
+    cdef const Axis* row = &job.row
+    cdef const Axis* lane = &job.lane
+    cdef Py_ssize_t parts = job.parts_out, phase = job.phase, width = seg.vectors * LANES
+    cdef Py_ssize_t length = job.length // lane.s
+    cdef Py_ssize_t u, at, top, cls, first, last, rows_before, rows, r, i, a, chunk, t, t0, t1, line, b, off
+    cdef Py_ssize_t group, groups, g0, g1, lo, hi, panel, shift
+    cdef const char* xrow
+    cdef char* yrow
+    cdef const real* start
+    cdef const real* tap[CHAIN]
+    cdef const real* src[MAX_ROWS]
+    cdef real* dst[MAX_ROWS]
+    cdef const real* wg
+    cdef bint whole = job.direct and seg.width >= width
+    cdef int n
+    for u in range(phase * begin, phase * (end - 1) + row.k):
+        # Kernel rows a = cls + phase * m meet output rows top - m; `first` to `last` are those m inside the block.
+        cls = u % phase
+        top = u // phase
+        first = max(0, top - (end - 1))
+        last = min(class_rows(job, cls), top - begin + 1)
+        if first >= last:
+            continue
+        at = extend(row.d * u + row.s * residue - row.lo, row.n, row.rule)
+        xrow = x + at * row.x if at >= 0 else <const char*>NULL
+        if not seg.inplace:
+            for i in range(job.keep):
+                s.resident[i] = -1
+        rows_before = 0
+        for i in range(cls):
+            rows_before += class_rows(job, i) * parts
+        rows = class_rows(job, cls) * parts
+        for r in range(first * parts, last * parts):
+            i = top - r // parts
+            s.sum[r - first * parts] = s.ring + (i % job.slots) * job.slot + (r % parts) * (job.slot // parts)
+            s.result[r - first * parts] = NULL
+            if whole and cls + phase * (r // parts) == row.k - 1:
+                yrow = y + (job.classes * i + residue) * row.y + seg.at * lane.y
+                s.result[r - first * parts] = <real*>yrow
+        groups = ceil_div(rows, MAX_ROWS)
+        for chunk in range(job.chunks):
+            t0 = job.taps * chunk // job.chunks
+            t1 = job.taps * (chunk + 1) // job.chunks
+            line = t0 // lane.k
+            b = t0 % lane.k
+            start = line_start(job, seg, xrow, line, s)
+            for t in range(t1 - t0):
+                if b == lane.k:
+                    b = 0
+                    line += 1
+                    start = line_start(job, seg, xrow, line, s)
+                off = lane.d * b
+                tap[t] = start + (off if lane.s == 1 else off % lane.s * length + off // lane.s)
+                b += 1
+            for group in range(groups):
+                g0 = rows * group // groups
+                g1 = rows * (group + 1) // groups
+                lo = max(g0, first * parts)
+                hi = min(g1, last * parts)
+                if lo >= hi:
+                    continue
+                n = <int>(hi - lo)
+                wg = w + (rows_before + g0) * job.taps + t0 * (g1 - g0) + (lo - g0)
+                for panel in range(seg.panels):
+                    at = panel * width
+                    # The last panel is moved back to end with the segment; its sums have a place of their own.
+                    shift = min(at, max(seg.width - width, 0))
+                    for r in range(n):
+                        i = lo + r - first * parts
+                        a = cls + phase * ((lo + r) // parts)
+                        dst[r] = s.sum[i] + at
+                        src[r] = NULL if a == 0 and chunk == 0 else dst[r]
+                        if s.result[i] != NULL and chunk == job.chunks - 1:
+                            dst[r] = s.result[i] + shift
+                    tile(n, seg.vectors, t1 - t0, tap, shift, wg, g1 - g0, src, dst)
+        i = top - (row.k - 1) // phase
+        if not whole and cls == (row.k - 1) % phase and begin <= i < end:
+            yrow = y + (job.classes * i + residue) * row.y
+            for r in range(parts):
+                for panel in range(seg.panels):
+                    at = panel * width
+                    shift = min(at, max(seg.width - width, 0))
+                    store(
+                        job.ytype, s.ring + (i % job.slots) * job.slot + r * (job.slot // parts) + at,
+                        yrow + r * job.ypart + (seg.at + shift) * lane.y, min(width, seg.width), lane.y,
+                    )
+
+
+cdef Segment find_segment(const Job* job, Py_ssize_t index) noexcept nogil:
+    """Segment `index` of the lane axis. Pieces end on whole panels, the last one takes the rest."""
+    cdef int i = 0
+    while index >= job.region[i].pieces:
+        index -= job.region[i].pieces
+        i += 1
+    cdef Segment seg = job.region[i]
+    cdef Py_ssize_t width = seg.vectors * LANES, panels = max(1, seg.width // width)
+    cdef Py_ssize_t begin = panels * index // seg.pieces * width
+    seg.width = seg.width - begin if index == seg.pieces - 1 else panels * (index + 1) // seg.pieces * width - begin
+    seg.at += begin
+    seg.panels = <int>ceil_div(seg.width, width)
+    return seg
+
+
+cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s) noexcept nogil:
+    """One segment of one block of rows of one residue class of one outer index."""
+    cdef Segment seg = find_segment(job, unit % job.segments)
+    cdef Py_ssize_t block, residue, begin, end, at, kernel = 0
+    cdef Py_ssize_t position[MAX_AXES]
+    cdef const char* x = job.x
+    cdef char* y = job.y
+    cdef int i
+    unit //= job.segments
+    block = unit % job.blocks
+    unit //= job.blocks
+    residue = unit % job.classes
+    unit //= job.classes
+    begin = block * job.block
+    end = min(begin + job.block, ceil_div(job.row.m - residue, job.classes))
+    if begin >= end:
+        return
+    for i in range(job.nother - 1, -1, -1):
+        position[i] = unit % job.other[i].m
+        unit //= job.other[i].m
+        y += position[i] * job.other[i].y
+    for i in range(job.nbatch - 1, -1, -1):
+        at = unit % job.batch[i].n
+        unit //= job.batch[i].n
+        x += at * job.batch[i].x
+        y += at * job.batch[i].y
+        kernel += at * job.batch[i].k
+    locate_lines(job, position, s)
+    run_block(job, &seg, x, y, job.w + kernel * job.kernel_size, residue, begin, end, s)
+
+
+cdef int run_units(const Job* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t grab, int threads) noexcept nogil:
+    """Units `begin` to `end`; -1 when scratch cannot be had."""
+    cdef Py_ssize_t unit
+    cdef int failed = 0
+    cdef int* failure = &failed
+    cdef Scratch* s = NULL
+    if threads == 1:
+        s = scratch_new(job)
+        if s == NULL:
+            return -1
+        for unit in range(begin, end):
+            run_unit(job, unit, s)
+        scratch_free(s)
+        return 0
+    with parallel(num_threads=threads):
+        s = scratch_new(job)
+        if s == NULL:
+            failure[0] = -1
+        for unit in prange(begin, end, schedule="dynamic", chunksize=grab):
+            if s != NULL:
+                run_unit(job, unit, s)
+        scratch_free(s)
+    return failed
+
+
+cdef Axis axis_of(Py_ssize_t n, Py_ssize_t m, Py_ssize_t k, Py_ssize_t s, Py_ssize_t d, Py_ssize_t lo, int rule):
+    cdef Axis axis
+    axis.n, axis.m, axis.k, axis.s, axis.d, axis.lo, axis.rule = n, m, k, s, d, lo, rule
+    axis.x = axis.y = 0
+    return axis
+
+
+cdef class Plane:
+    """The direct method for one Problem, laid out for this build.
+
+    `rules` are the boundary codes per axis, `x_parts` and `k_parts` say whether the arrays are complex (2) or real
+    (1), `rate` is an estimate of multiply-adds per second that sets how often Ctrl-C is looked at.
+    """
+
+    cdef Job job
+    cdef Batch batch[MAX_AXES]
+    cdef Axis other[MAX_AXES]
+    cdef int batch_axis[MAX_AXES]        # the caller's axis behind each entry; -1: the two parts of complex data
+    cdef int other_axis[MAX_AXES]
+    cdef int row_axis, lane_axis         # -1: none
+    cdef int ndim, x_parts, k_parts
+    cdef bint flip, conj
+    cdef Py_ssize_t taps_per_kernel, kernels, row_tap, lane_tap
+    cdef Py_ssize_t other_tap[MAX_AXES]  # kernel samples from one tap to the next
+    cdef double rate
+    cdef readonly object element, out_shape
+
+    @cython.wraparound(True)
+    def __cinit__(self, problem, element, rules, int x_parts, int k_parts, double rate):
+        cdef Job* job = &self.job
+        cdef int i, e, axis
+        cdef bint complex_ = problem.dtype.kind == "c"
+        cdef int rank = problem.rank
+        self.element, self.out_shape, self.rate = element, problem.out_shape, rate
+        self.x_parts, self.k_parts, self.ndim = x_parts, k_parts, len(problem.x_shape)
+        self.flip, self.conj = problem.flip, problem.conj
+        job.parts_in = x_parts if k_parts == 2 else 1
+        job.parts_out = k_parts
+        fill = [problem.fill.real, problem.fill.imag] if complex_ else [problem.fill, 0]
+        job.fill[0], job.fill[1] = fill
+
+        # Which axis has which part: from the kernel's shape and the order of the axes only, so that the order of
+        # summation is the same for every layout and size.
+        kernel = problem.kernel
+        per_row = job.parts_in
+        for i in range(rank):
+            per_row *= kernel[i]
+        row = max(range(rank - 1), key=lambda i: (kernel[i], i), default=-1)
+        if row >= 0 and (kernel[row] == 1 or per_row == kernel[row]):
+            row = -1  # one tap per kernel row: nothing to share, a plain sum over rows is faster
+        batch = list(zip(problem.batch_axes, problem.batch_shape, problem.k_batch))
+        last = self.ndim - 1
+        lane_batch = rank == 0 or (last not in problem.axes and problem.x_shape[last] >= LANES)
+        shared = [entry for entry in batch if entry[2] == 1]
+        lane = shared[-1] if lane_batch and shared and shared[-1][0] in (last, batch[-1][0]) else None
+        if lane is not None:
+            shared.remove(lane)
+        row_batch = shared[-1] if row < 0 and shared else None
+
+        job.row = axis_of(1, 1, 1, 1, 1, 0, CONSTANT)
+        job.lane = axis_of(1, 1, 1, 1, 1, 0, CONSTANT)
+        self.row_axis = self.lane_axis = -1
+        if lane is not None:
+            job.lane = axis_of(lane[1], lane[1], 1, 1, 1, 0, CONSTANT)
+            self.lane_axis = lane[0]
+        if row_batch is not None:
+            job.row = axis_of(row_batch[1], row_batch[1], 1, 1, 1, 0, CONSTANT)
+            self.row_axis = row_batch[0]
+        stride = 1
+        for i in range(rank - 1, -1, -1):
+            ax = axis_of(
+                problem.size[i], problem.out_size[i], kernel[i], problem.stride[i], problem.dilation[i],
+                problem.padding[i][0], rules[i],
+            )
+            if i == row:
+                job.row, self.row_axis, self.row_tap = ax, problem.axes[i], stride
+            elif i == rank - 1 and lane is None:
+                job.lane, self.lane_axis, self.lane_tap = ax, problem.axes[i], stride
+            else:
+                self.other[job.nother], self.other_axis[job.nother] = ax, problem.axes[i]
+                self.other_tap[job.nother] = stride
+                job.nother += 1
+            stride *= kernel[i]
+        self.taps_per_kernel = stride
+        # `other` was filled from the last axis on; taps run in the kernel's C order.
+        for i in range(job.nother // 2):
+            e = job.nother - 1 - i
+            self.other[i], self.other[e] = self.other[e], self.other[i]
+            self.other_axis[i], self.other_axis[e] = self.other_axis[e], self.other_axis[i]
+            self.other_tap[i], self.other_tap[e] = self.other_tap[e], self.other_tap[i]
+
+        self.kernels = 1
+        for axis, n, k in reversed(batch):
+            if axis != self.lane_axis and axis != self.row_axis:
+                self.batch[job.nbatch].n = n
+                self.batch[job.nbatch].k = 0 if k == 1 else self.kernels
+                self.batch_axis[job.nbatch] = axis
+                job.nbatch += 1
+            self.kernels *= k
+        if x_parts > job.parts_in:
+            self.batch[job.nbatch].n, self.batch[job.nbatch].k = 2, 0
+            self.batch_axis[job.nbatch] = -1
+            job.nbatch += 1
+
+        job.lines = job.parts_in
+        job.outer = 1
+        for i in range(job.nother):
+            job.lines *= self.other[i].k
+            job.outer *= self.other[i].m
+        for i in range(job.nbatch):
+            job.outer *= self.batch[i].n
+        job.taps = job.lines * job.lane.k
+        job.chunks = ceil_div(job.taps, CHAIN)
+        job.kernel_size = job.row.k * job.parts_out * job.taps
+        # gcd by hand: d and s share a factor f; d/f classes of output rows, s/f of kernel rows.
+        cdef Py_ssize_t f = job.row.d, g = job.row.s
+        while g:
+            f, g = g, f % g
+        job.classes = job.row.d // f
+        job.phase = job.row.s // f
+
+    cdef int write_packed(self, const char* k, const Format* f, real* to) except -1 nogil:
+        """Kernel samples as the tile reads them: [kernel][class][group of rows][tap][row]."""
+        cdef const Job* job = &self.job
+        cdef Py_ssize_t count = self.kernels * self.taps_per_kernel
+        cdef real* value = <real*>malloc(count * self.k_parts * sizeof(real))
+        cdef Py_ssize_t part, kernel, cls, rows, groups, group, g0, g1, r, t, line, rest, b, at, before = 0
+        cdef Py_ssize_t a, c, o, i
+        cdef real v
+        if value == NULL:
+            with gil:
+                raise MemoryError()
+        for part in range(self.k_parts):
+            load(f, k + part * f.size, value + part * count, count, self.k_parts * f.size)
+        for cls in range(job.phase):
+            rows = class_rows(job, cls) * job.parts_out
+            groups = ceil_div(rows, MAX_ROWS)
+            for group in range(groups):
+                g0 = rows * group // groups
+                g1 = rows * (group + 1) // groups
+                for t in range(job.taps):
+                    b = t % job.lane.k
+                    line = t // job.lane.k
+                    rest = line % (job.lines // job.parts_in)
+                    c = line // (job.lines // job.parts_in)
+                    at = b * self.lane_tap
+                    for i in range(job.nother - 1, -1, -1):
+                        at += rest % self.other[i].k * self.other_tap[i]
+                        rest //= self.other[i].k
+                    for r in range(g0, g1):
+                        a = at + (cls + job.phase * (r // job.parts_out)) * self.row_tap
+                        if self.flip:
+                            a = self.taps_per_kernel - 1 - a
+                        o = r % job.parts_out
+                        for kernel in range(self.kernels):
+                            # (xr + i xi)(kr + i ki): a part times itself, or crosswise with the imaginary one.
+                            i = kernel * self.taps_per_kernel + a
+                            v = value[i] if o == c else value[count + i]
+                            if o != c and (o == 0) != self.conj:
+                                v = -v
+                            to[kernel * job.kernel_size + (before + g0) * job.taps + t * (g1 - g0) + r - g0] = v
+            before += rows
+        free(value)
+        return 0
+
+    def pack(self, cnp.ndarray k not None):
+        """`k`, C-contiguous and canonical, as the kernel reads it: to be given to `run` again and again."""
+        cdef cnp.ndarray packed = np.empty(self.kernels * self.job.kernel_size, self.element)
+        cdef Format f = format_of(k)
+        self.write_packed(<const char*>cnp.PyArray_DATA(k), &f, <real*>cnp.PyArray_DATA(packed))
+        return packed
+
+    def run(self, cnp.ndarray x not None, cnp.ndarray k not None, cnp.ndarray y not None, int threads, bint packed):
+        """y = the result for x and the kernel `k`, packed or C-contiguous and canonical."""
+        cdef Job job = self.job
+        cdef Batch batch[MAX_AXES]
+        cdef Axis other[MAX_AXES]
+        cdef const cnp.npy_intp* xs = cnp.PyArray_STRIDES(x)
+        cdef const cnp.npy_intp* ys = cnp.PyArray_STRIDES(y)
+        cdef const cnp.npy_intp* xn = cnp.PyArray_DIMS(x)
+        cdef Format f
+        cdef real small[256]
+        cdef real* w = NULL
+        cdef Py_ssize_t done = 0, slab, grab
+        cdef double work
+        cdef int i, failed = 0
+        if cnp.PyArray_SIZE(y) == 0:
+            return
+        job.batch, job.other = batch, other
+        job.format = format_of(x)
+        f = format_of(y)
+        job.ytype = f.type
+        job.xpart, job.ypart = job.format.size, f.size
+        for i in range(job.nbatch):
+            batch[i] = self.batch[i]
+            set_strides(self.batch_axis[i], job.xpart, job.ypart, xn, xs, ys, &batch[i].x, &batch[i].y)
+        for i in range(job.nother):
+            other[i] = self.other[i]
+            set_strides(self.other_axis[i], 0, 0, xn, xs, ys, &other[i].x, &other[i].y)
+        if self.row_axis >= 0:
+            set_strides(self.row_axis, 0, 0, xn, xs, ys, &job.row.x, &job.row.y)
+        if self.lane_axis >= 0:
+            set_strides(self.lane_axis, 0, 0, xn, xs, ys, &job.lane.x, &job.lane.y)
+        job.x = <const char*>cnp.PyArray_DATA(x)
+        job.y = <char*>cnp.PyArray_DATA(y)
+        work = lay_out(&job, threads)
+        if packed:
+            job.w = <const real*>cnp.PyArray_DATA(k)
+        else:
+            w = small
+            if self.kernels * job.kernel_size > 256:
+                w = <real*>malloc(self.kernels * job.kernel_size * sizeof(real))
+                if w == NULL:
+                    raise MemoryError()
+            f = format_of(k)
+            self.write_packed(<const char*>cnp.PyArray_DATA(k), &f, w)
+            job.w = w
+        slab = <Py_ssize_t>max(1., min(<double>job.units, SLAB_SECONDS * self.rate * threads / work))
+        grab = <Py_ssize_t>max(1., min(<double>slab / (2 * threads), GRAB_WORK / work))
+        try:
+            while done < job.units and not failed:
+                with nogil:
+                    failed = run_units(&job, done, min(job.units, done + slab), grab, threads)
+                done += slab
+                PyErr_CheckSignals()
+        finally:
+            if w != small:
+                free(w)
+        if failed:
+            raise MemoryError("no scratch memory for the kernel")
+
+
+cdef void set_strides(
+    int axis, Py_ssize_t xpart, Py_ssize_t ypart, const cnp.npy_intp* xn, const cnp.npy_intp* xs,
+    const cnp.npy_intp* ys, Py_ssize_t* to_x, Py_ssize_t* to_y,
+) noexcept:
+    to_x[0] = xpart if axis < 0 else (0 if xn[axis] == 1 else xs[axis])
+    to_y[0] = ypart if axis < 0 else ys[axis]
+
+
+cdef Format format_of(cnp.ndarray a) noexcept:
+    """How samples of `a`, or the parts of its complex samples, lie in memory."""
+    cdef Format f
+    cdef int type = cnp.PyArray_TYPE(a)
+    f.size = <int>cnp.PyArray_ITEMSIZE(a)
+    if cnp.PyTypeNum_ISCOMPLEX(type):
+        f.size //= 2
+    f.swap = cnp.PyArray_ISBYTESWAPPED(a)
+    f.raw = f.swap or not cnp.PyArray_ISALIGNED(a)
+    if cnp.PyTypeNum_ISBOOL(type):
+        f.type = BOOL
+    elif cnp.PyTypeNum_ISUNSIGNED(type):
+        f.type = UINT8 if f.size == 1 else UINT16 if f.size == 2 else UINT32 if f.size == 4 else UINT64
+    elif cnp.PyTypeNum_ISINTEGER(type):
+        f.type = INT8 if f.size == 1 else INT16 if f.size == 2 else INT32 if f.size == 4 else INT64
+    else:
+        f.type = FLOAT16 if f.size == 2 else FLOAT32 if f.size == 4 else FLOAT64
+    return f
+
+
+cdef inline int real_type() noexcept:
+    """The Type code of `real`."""
+    cdef real half_ = <real>0.5
+    if half_ != 0:
+        return FLOAT32 if sizeof(real) == 4 else FLOAT64
+    return INT32 if sizeof(real) == 4 else INT64
+
+
+cdef double lay_out(Job* job, int threads) noexcept:
+    """Segments of lanes, blocks of rows, the ring: all that depends on layout and threads. Returns work per unit."""
+    cdef Axis* lane = &job.lane
+    cdef Axis* row = &job.row
+    cdef bint native = job.format.type == real_type() and not job.format.raw
+    cdef bint inplace = native and lane.x == sizeof(real) and lane.s == 1 and job.parts_in == 1
+    cdef Py_ssize_t rows, m = lane.m
+    cdef Py_ssize_t left, right, widest = 0, span, count, need, ring_rows
+    cdef int vectors = 8, i
+    # Classes differ by one kernel row, and fewer rows may make a larger group: 6 are 3 + 3, 5 are 5.
+    rows = max(
+        largest_group(class_rows(job, 0) * job.parts_out),
+        largest_group(class_rows(job, min(job.phase, row.k) - 1) * job.parts_out),
+    )
+    while rows * vectors > MAX_ACC:
+        vectors //= 2
+    job.direct = (
+        job.parts_out == 1 and lane.y == sizeof(real)
+        and (job.ytype == real_type() or (sizeof(real) == 4 and job.ytype == UINT32 and real_type() == INT32)
+             or (sizeof(real) == 8 and job.ytype == UINT64))
+    )
+
+    # The lane axis: gathered edges, an inside read in place.
+    span = lane.d * (lane.k - 1)
+    left, right = 0, m
+    if inplace:
+        left = min(m, max(0, lane.lo))
+        right = max(left, min(m, lane.n + lane.lo - span))
+        if left > 0:
+            left = min(right, ceil_div(left, LANES) * LANES)
+        if right < m:
+            right = max(left, m - ceil_div(m - right, LANES) * LANES)
+        if right - left < LANES or (m <= GATHER_WIDTH and right - left < m):
+            inplace = False
+            left, right = 0, m
+    job.regions = 0
+    if left > 0:
+        add_region(job, 0, left, vectors, False)
+    add_region(job, left, right - left, vectors, inplace)
+    if right < m:
+        add_region(job, right, m - right, vectors, False)
+
+    # Rows per block: enough units for all threads, none too large, halo rows a small part of it.
+    job.slots = (row.k - 1) // job.phase + 1
+    ring_rows = max(1, RING_LIMIT // (8 * LANES * <Py_ssize_t>sizeof(real) * job.parts_out))
+    count = ceil_div(row.m, job.classes)
+    job.block = count
+    if threads > 1:
+        need = ceil_div(4 * threads, max(1, job.outer * job.classes))
+        job.block = max(min(count, 2 * job.slots), ceil_div(count, need))
+    job.slots = min(job.slots, ring_rows)
+    need = RING_BYTES // (job.slots * job.parts_out * <Py_ssize_t>sizeof(real)) // LANES * LANES
+    job.segments = 0
+    for i in range(job.regions):
+        cut_region(&job.region[i], need)
+        job.segments += job.region[i].pieces
+        span = ceil_div(job.region[i].width, job.region[i].pieces) + 2 * job.region[i].vectors * LANES
+        widest = max(widest, span)
+    cdef double work_row = <double>min(widest, m) * (job.kernel_size + 8.)
+    job.block = <Py_ssize_t>max(1., min(<double>job.block, UNIT_WORK / work_row))
+    if job.slots == ring_rows:
+        job.block = min(job.block, ring_rows)
+    job.slots = min(job.slots, job.block)
+    job.blocks = ceil_div(count, job.block)
+    job.units = job.outer * job.classes * job.blocks * job.segments
+
+    # An odd number of cache lines, so that the slots do not fall on each other in the cache.
+    job.slot = (ceil_div(widest * <Py_ssize_t>sizeof(real), 128) * 128 + 64) // <Py_ssize_t>sizeof(real) * job.parts_out
+    job.length = (widest + lane.d * (lane.k - 1) // lane.s) * lane.s
+    count = min(job.lines, ceil_div(CHAIN - 1, lane.k) + 1)
+    job.keep = min(job.lines, max(count, LINES_BYTES // (job.length * <Py_ssize_t>sizeof(real))))
+    return work_row * job.block
+
+
+cdef void add_region(Job* job, Py_ssize_t at, Py_ssize_t width, int vectors, bint inplace) noexcept:
+    cdef Segment* seg = &job.region[job.regions]
+    while vectors > 1 and vectors * LANES > width:
+        vectors //= 2
+    seg.at, seg.width, seg.vectors, seg.inplace, seg.pieces, seg.panels = at, width, vectors, inplace, 1, 0
+    job.regions += 1
+
+
+cdef void cut_region(Segment* seg, Py_ssize_t most) noexcept:
+    """Into pieces of about `most` lanes, each at least one panel."""
+    seg.pieces = max(1, min(seg.width // (seg.vectors * LANES), ceil_div(seg.width, max(1, most))))

@@ -1,0 +1,280 @@
+"""Problem -> Plan: every method says whether it can serve the call and what it would cost; the cheapest wins.
+
+A new method joins by one class and one entry of `METHODS`.
+"""
+
+import inspect
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
+
+import numpy as np
+
+from . import _call, isa, kernels, problem, reference, threads, tuning
+from .boundary import RULES
+
+OPTIONS = {
+    "mode": "valid",
+    "axes": None,
+    "boundary": "constant",
+    "fill": 0,
+    "anchor": None,
+    "stride": 1,
+    "dilation": 1,
+    "method": "auto",
+    "dtype": None,
+}
+
+
+class Direct:
+    """The compiled multiply loop of kernels/plane.pyx."""
+
+    name = "direct"
+
+    @staticmethod
+    def refuse(task):
+        """Why this method cannot serve the call; None if it can."""
+        if kernels.find("plane", task.problem.dtype) is None:
+            return f"no kernel for {task.problem.dtype}"
+        return None
+
+    @staticmethod
+    def _rate(task):
+        return tuning.RATE[kernels.find("plane", task.problem.dtype).element][task.level]
+
+    @classmethod
+    def cost(cls, task):
+        """Estimated seconds on one thread."""
+        p = task.problem
+        parts = task.x_parts * task.k_parts
+        work = prod(p.out_shape) * (prod(p.kernel) * parts + tuning.OUTPUT_WORK * max(parts // 2, 1))
+        return tuning.CALL + work / cls._rate(task)
+
+    @classmethod
+    def build(cls, task):
+        """The object that runs: pack(k), run(x, k, y, threads, packed)."""
+        row = kernels.find("plane", task.problem.dtype)
+        rules = [RULES.index(rule) for rule in task.problem.boundary]
+        module = kernels.load(row, task.level)
+        return module.Plane(task.problem, row.element, rules, task.x_parts, task.k_parts, cls._rate(task))
+
+
+class Reference:
+    """The definition, reference.py."""
+
+    name = "reference"
+
+    def __init__(self, task):
+        self.problem = task.problem
+
+    @staticmethod
+    def refuse(task):
+        return None
+
+    @staticmethod
+    def cost(task):
+        return tuning.CALL + prod(task.problem.out_shape) * prod(task.problem.kernel) * tuning.REFERENCE_TAP
+
+    @classmethod
+    def build(cls, task):
+        return cls(task)
+
+    def pack(self, k):
+        return k.copy()
+
+    def run(self, x, k, y, threads, packed):
+        y[...] = reference.correlate(self.problem, x, self.problem.uncanonical(k) if self.problem.k_batched else k)
+
+
+METHODS = (Direct, Reference)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A Problem with what else decides how it is run: dtypes of the arrays (after casting), the level."""
+
+    problem: problem.Problem
+    x_dtype: np.dtype
+    k_dtype: np.dtype
+    level: str
+
+    @property
+    def x_parts(self):
+        return 2 if self.x_dtype.kind == "c" else 1
+
+    @property
+    def k_parts(self):
+        return 2 if self.k_dtype.kind == "c" else 1
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A call resolved once: what will run, why, and - if made by `plan` - its kernel, prepared.
+
+    ``plan(x)`` runs it on new data of the same shape and dtype. Immutable, picklable, safe to share between threads.
+    """
+
+    task: Task
+    arrays: tuple = field(repr=False)  # shapes and dtypes of x and k as the caller gave them
+    method: str
+    costs: dict = field(repr=False)  # method -> estimated seconds on one thread, or the reason against it
+    runner: _call.Runner = field(repr=False)
+    k: np.ndarray | None = field(default=None, repr=False)
+    packed: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def problem(self):
+        return self.task.problem
+
+    def run(self, x, k, out=None, threads=None):
+        """The result for any `x` and `k` of the planned shapes and dtypes."""
+        return self.runner.run(x, k, out, threads or 0, False)
+
+    def __call__(self, x, *, out=None):
+        """The result for new data `x` and the kernel given to `plan`."""
+        x = np.asarray(x)
+        shape, dtype = self.arrays[0]
+        if x.shape != shape:
+            raise ValueError(f"x has shape {x.shape}, the plan was made for {shape}")
+        if x.dtype != dtype:
+            raise TypeError(f"x has dtype {x.dtype}, the plan was made for {dtype}")
+        return self.runner.run(x, self.packed, out, 0, True)
+
+    def __reduce__(self):
+        (x_shape, x_dtype), _ = self.arrays
+        return _rebuild, (self.task.problem, x_dtype, self.k, self.method)
+
+    def __str__(self):
+        p = self.problem
+        n = threads.get_num_threads() if self.costs[self.method] > tuning.SERIAL else 1
+        lines = [
+            f"{'convolve' if p.flip else 'correlate'} x{p.x_shape} with k{p.k_shape} -> {p.dtype}{p.out_shape}",
+            f"  padding {p.padding}, stride {p.stride}, dilation {p.dilation}, boundary {p.boundary}",
+            f"  method {self.method}: ISA {self.task.level}, threads {n}",
+        ]
+        for name, cost in self.costs.items():
+            mark = "->" if name == self.method else "  "
+            lines.append(f"  {mark} {name:<10} " + (cost if isinstance(cost, str) else f"{cost * 1e3:.4g} ms estimated"))
+        return "\n".join(lines)
+
+
+def resolve(face, x, k, *, level=None, **options):
+    """The Plan of one call of `face` ("correlate", "convolve"), without its kernel prepared."""
+    unknown = options.keys() - OPTIONS.keys()
+    if unknown:
+        raise TypeError(f"{face} has no option {', '.join(sorted(unknown))}")
+    x, k = np.asarray(x), np.asarray(k)
+    return resolve_options(face, x, k, tuple({**OPTIONS, **options}.values()), level)
+
+
+def resolve_options(face, x, k, options, level=None):
+    """`resolve` for arrays and all options in the order of OPTIONS."""
+    named = dict(zip(OPTIONS, options, strict=True))
+    method = named.pop("method")
+    dtype = problem.result_dtype(x.dtype, k.dtype, named.pop("dtype"))
+    p = problem.signal(x.shape, k.shape, dtype, flip=face == "convolve", **named)
+    return _plan(p, x.dtype, k.dtype, method, level or isa.LEVEL)
+
+
+def _plan(p, x_dtype, k_dtype, method, level):
+    names = [m.name for m in METHODS]
+    if method != "auto" and method not in names:
+        raise ValueError(f"method={method!r} is not one of 'auto', {', '.join(map(repr, names))}")
+    task = Task(p, *_cast(p, x_dtype, k_dtype), level)
+    costs = {m.name: m.refuse(task) or m.cost(task) for m in METHODS}
+    if method == "auto":
+        method = min((m for m in names if not isinstance(costs[m], str)), key=costs.get)
+    elif isinstance(costs[method], str):
+        raise ValueError(f"method={method!r} cannot serve this call: {costs[method]}")
+    chosen = METHODS[names.index(method)]
+    x_cast = None if _loads(task.x_dtype, x_dtype) else task.x_dtype
+    runner = _call.Runner(
+        chosen.build(task), p, x_cast, task.k_dtype, costs[method], tuning.SERIAL, _available_threads
+    )
+    return Plan(task, ((p.x_shape, x_dtype), (p.k_shape, k_dtype)), method, costs, runner)
+
+
+def _cast(p, x_dtype, k_dtype):
+    """What x and k are computed as: the result's dtype, or its real part for real arrays of a complex result.
+
+    A complex `fill` under real data needs complex data, and one with different parts under a real kernel needs a
+    complex kernel: the kernels know one fill per plane.
+    """
+    if p.dtype.kind != "c":
+        return p.dtype, p.dtype
+    real = np.empty(0, p.dtype).real.dtype
+    x, k = (real if a.kind != "c" else p.dtype for a in (x_dtype, k_dtype))
+    if p.fill.imag != 0:
+        x = p.dtype
+    if (x.kind != "c" and k.kind != "c") or (k.kind != "c" and p.fill.real != p.fill.imag):
+        k = p.dtype
+    return x, k
+
+
+def _loads(computed, given):
+    """Whether the gather turns samples of `given` into `computed` as NumPy's cast would."""
+    if given.kind == computed.kind == "c":
+        return given.itemsize <= 16 or given.newbyteorder("=") == computed
+    if given.kind == "c" or computed.kind in "bg" or given.char in "gG":
+        return given.newbyteorder("=") == computed
+    return given.kind in "biu" if computed.kind in "iu" else computed.itemsize > 2 or given.newbyteorder("=") == computed
+
+
+def _available_threads(busy):
+    """Threads for one more parallel call while others hold `busy` of them."""
+    n = threads.get_num_threads()
+    return threads.obtainable(max(1, n - busy) if n > 1 else 1)
+
+
+@lru_cache(maxsize=None)
+def _faces():
+    from . import signal
+
+    return {signal.correlate: "correlate", signal.convolve: "convolve"}
+
+
+def plan(f, *args, **kwargs):
+    """Resolve a call once, with its kernel prepared, to run it again and again.
+
+    Parameters
+    ----------
+    f : function
+        `correlate` or `convolve`.
+    *args, **kwargs
+        Its arguments. Of the first array, the one that varies, only shape and dtype count; the kernel is copied.
+
+    Returns
+    -------
+    Plan
+        ``plan(x)`` is ``f(x, *rest)`` for any `x` of the same shape and dtype; ``plan(x, out=y)`` writes to `y`.
+        ``print(plan)`` says which method, instruction set and threads, and what each method would cost.
+
+    Raises
+    ------
+    ValueError, TypeError
+        What `f` itself would raise; TypeError for any other `f`, or for ``out`` among its arguments.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastcorr
+    >>> smooth = fastcorr.plan(fastcorr.correlate, np.zeros(5), np.ones(3), "same")
+    >>> smooth(np.arange(5.0))
+    array([1., 3., 6., 9., 7.])
+    """
+    if f not in _faces():
+        raise TypeError(f"plan takes correlate or convolve, not {f!r}")
+    given = inspect.signature(f).bind(*args, **kwargs).arguments
+    if "out" in given:
+        raise TypeError("plan takes no out; give it to the plan: plan(x, out=y)")
+    x, k = np.asarray(given.pop("x")), np.array(given.pop("k"))
+    resolved = resolve(_faces()[f], x, k, **given)
+    return _bind(resolved, k)
+
+
+def _bind(resolved, k):
+    return Plan(resolved.task, resolved.arrays, resolved.method, resolved.costs, resolved.runner, k, resolved.runner.pack(k))
+
+
+def _rebuild(p, x_dtype, k, method):
+    return _bind(_plan(p, x_dtype, k.dtype, method, isa.LEVEL), k)

@@ -1,0 +1,268 @@
+"""What is to be computed, and nothing else: a frozen, hashable Problem. Every error a caller can make is raised here.
+
+A Problem knows shapes and rules but no data, no memory layout and no method. Faces build it from their arguments,
+the planner chooses a method for it, the kernels read their geometry from it.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from operator import index
+
+import numpy as np
+
+from .boundary import RULES, SYNONYMS
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One correlation: ``y[b, i] = sum over j of k[b, j] * X[b, s*i + d*j - lo]``.
+
+    Sequences have one entry per axis the kernel acts on (`axes`, in the kernel's order). ``canonical`` views have
+    all other axes, the batch, first.
+    """
+
+    x_shape: tuple
+    k_shape: tuple
+    dtype: np.dtype  # of the result, native byte order
+    axes: tuple  # of x, one per kernel axis, non-negative
+    stride: tuple
+    dilation: tuple
+    padding: tuple  # of (lo, hi), in samples; negative crops
+    boundary: tuple  # of names in boundary.RULES
+    fill: object  # a scalar of dtype
+    flip: bool  # true convolution
+    conj: bool
+
+    @property
+    def rank(self):
+        return len(self.axes)
+
+    @cached_property
+    def batch_axes(self):
+        return tuple(axis for axis in range(len(self.x_shape)) if axis not in self.axes)
+
+    @cached_property
+    def k_batched(self):
+        """Whether the kernel has the batch axes too (of size 1 where it broadcasts)."""
+        return len(self.k_shape) > self.rank
+
+    @cached_property
+    def x_batch(self):
+        return tuple(self.x_shape[axis] for axis in self.batch_axes)
+
+    @cached_property
+    def k_batch(self):
+        return tuple(self.k_shape[axis] if self.k_batched else 1 for axis in self.batch_axes)
+
+    @cached_property
+    def batch_shape(self):
+        return tuple(n if m == 1 else m for n, m in zip(self.x_batch, self.k_batch, strict=True))
+
+    @cached_property
+    def size(self):
+        """Of x along each kernel axis."""
+        return tuple(self.x_shape[axis] for axis in self.axes)
+
+    @cached_property
+    def kernel(self):
+        """Taps along each kernel axis."""
+        return tuple(self.k_shape[axis] for axis in self.axes) if self.k_batched else self.k_shape
+
+    @cached_property
+    def span(self):
+        """Samples a dilated kernel covers along each axis."""
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    @cached_property
+    def out_size(self):
+        """Of y along each kernel axis: (N + lo + hi - span) // s + 1."""
+        rows = zip(self.size, self.padding, self.span, self.stride, strict=True)
+        return tuple((n + lo + hi - span) // s + 1 for n, (lo, hi), span, s in rows)
+
+    @cached_property
+    def out_shape(self):
+        """Of y, axes where the caller's x has them."""
+        shape = dict(zip(self.batch_axes + self.axes, self.batch_shape + self.out_size, strict=True))
+        return tuple(shape[axis] for axis in range(len(self.x_shape)))
+
+    @cached_property
+    def flops(self):
+        """Multiplications and additions of the definition, complex arithmetic counted in reals."""
+        return (8 if self.dtype.kind == "c" else 2) * prod(self.out_shape) * prod(self.kernel)
+
+    def canonical(self, a, kernel=False):
+        """View of x, y or k with batch axes first, then the kernel's axes in its order."""
+        if kernel and not self.k_batched:
+            return a
+        return a.transpose(self.batch_axes + self.axes)
+
+    def uncanonical(self, y):
+        """The inverse of `canonical`."""
+        return y.transpose(tuple(np.argsort(self.batch_axes + self.axes)))
+
+    def part(self, name):
+        """The real Problem for the `name` ("real", "imag") part of complex data under a real kernel."""
+        real = np.empty(0, self.dtype).real.dtype
+        return replace(self, dtype=real, fill=getattr(self.fill, name), conj=False)
+
+
+def per_axis(name, value, rank, minimum=1):
+    """`value` as one int per kernel axis."""
+    values = value if isinstance(value, (tuple, list, np.ndarray)) and np.ndim(value) else (value,) * rank
+    if len(values) != rank:
+        raise ValueError(f"{name} has {len(values)} entries, the kernel acts on {rank} axes")
+    try:
+        values = tuple(index(v) for v in values)
+    except TypeError:
+        raise TypeError(f"{name} must be an int or one int per axis, not {value!r}") from None
+    for axis, v in enumerate(values):
+        if minimum is not None and v < minimum:
+            raise ValueError(f"{name} along kernel axis {axis} is {v}, it must be at least {minimum}")
+    return values
+
+
+def result_dtype(x, k, dtype=None):
+    """The native dtype of the result; TypeError for what has no arithmetic."""
+    for name, a in (("x", x), ("k", k)):
+        if a.kind not in "biufc":
+            raise TypeError(f"{name} has dtype {a}, which cannot be correlated")
+    result = np.result_type(x, k) if dtype is None else np.dtype(dtype)
+    if result.kind not in "biufc":
+        raise TypeError(f"dtype={result} cannot be correlated")
+    for name, a in (("x", x), ("k", k)):
+        if a.kind == "c" and result.kind != "c":
+            raise TypeError(f"dtype={result} would discard the imaginary part of {name} ({a})")
+    return result.newbyteorder("=")
+
+
+def signal(x_shape, k_shape, dtype, *, flip, mode, axes, boundary, fill, anchor, stride, dilation):
+    """The Problem of `correlate` (``flip=False``) or `convolve` on arrays of these shapes."""
+    axes, batched = _axes(axes, len(x_shape), len(k_shape))
+    rank = len(axes)
+    for axis in range(len(x_shape)) if batched else ():
+        if axis not in axes and x_shape[axis] != k_shape[axis] and 1 not in (x_shape[axis], k_shape[axis]):
+            raise ValueError(f"x and k do not broadcast along axis {axis}: {x_shape[axis]} and {k_shape[axis]}")
+    kernel = tuple(k_shape[axis] for axis in axes) if batched else tuple(k_shape)
+    if 0 in k_shape and 0 in kernel:
+        raise ValueError(f"k has no elements along kernel axis {kernel.index(0)}: its shape is {tuple(k_shape)}")
+    stride = per_axis("stride", stride, rank)
+    dilation = per_axis("dilation", dilation, rank)
+    padding = _padding(mode, flip, anchor, kernel, dilation)
+    boundary = _boundary(boundary, rank)
+    problem = Problem(
+        tuple(x_shape),
+        tuple(k_shape),
+        dtype,
+        axes,
+        stride,
+        dilation,
+        padding,
+        boundary,
+        _fill(fill, dtype),
+        flip,
+        conj=not flip and dtype.kind == "c",
+    )
+    for axis, n, m, (lo, hi), rule, span in zip(
+        axes, problem.size, problem.out_size, padding, boundary, problem.span, strict=True
+    ):
+        if n + lo + hi - span < (-1 if n == 0 else 0):
+            if lo == hi == 0:
+                raise ValueError(
+                    f"kernel is longer than x along axis {axis}: {span} > {n}; use mode='same' or 'full'"
+                )
+            raise ValueError(f"kernel is longer than the padded x along axis {axis}: {span} > {lo} + {n} + {hi}")
+        if n == 0 and m and rule != "constant":
+            raise ValueError(f"boundary={rule!r} cannot extend x along axis {axis}, which is empty")
+    return problem
+
+
+def lags(n, m, mode):
+    """(first lag, last lag + 1) of a 1-D correlation of lengths `n` and `m`."""
+    for name, value in (("n", n), ("m", m)):
+        if index(value) < 0:
+            raise ValueError(f"{name} is {value}, a length cannot be negative")
+    float64 = np.dtype(float)
+    options = {"axes": None, "boundary": "constant", "fill": 0, "anchor": None, "stride": 1, "dilation": 1}
+    problem = signal((index(n),), (index(m),), float64, flip=False, mode=mode, **options)
+    ((lo, _),) = problem.padding
+    return -lo, problem.out_size[0] - lo
+
+
+def _axes(axes, x_ndim, k_ndim):
+    """(axes of x the kernel acts on, whether k has the batch axes too)."""
+    if axes is None:
+        if k_ndim > x_ndim:
+            raise ValueError(f"k has more axes than x: {k_ndim} > {x_ndim}")
+        return tuple(range(x_ndim - k_ndim, x_ndim)), False
+    try:
+        named = tuple(index(a) for a in (axes if np.ndim(axes) else (axes,)))
+    except TypeError:
+        raise TypeError(f"axes must be an int or a sequence of ints, not {axes!r}") from None
+    for a in named:
+        if not -x_ndim <= a < x_ndim:
+            raise ValueError(f"axes names axis {a}, x has {x_ndim} axes")
+    named = tuple(a % x_ndim for a in named)
+    if len(set(named)) != len(named):
+        raise ValueError(f"axes names an axis twice: {axes!r}")
+    if len(named) == k_ndim:
+        return named, False
+    if k_ndim == x_ndim:
+        return named, True
+    raise ValueError(f"axes names {len(named)} axes, k has {k_ndim}; they must agree, or k must have x's {x_ndim}")
+
+
+def _padding(mode, flip, anchor, kernel, dilation):
+    """(lo, hi) per axis; API: "same" puts the kernel tap `anchor` on the output sample."""
+    rank = len(kernel)
+    if anchor is None:
+        anchor = tuple((k - 1) // 2 if flip else k // 2 for k in kernel)
+    else:
+        anchor = per_axis("anchor", anchor, rank, minimum=None)
+    for axis, (a, k) in enumerate(zip(anchor, kernel, strict=True)):
+        if not 0 <= a < k:
+            raise ValueError(f"anchor along kernel axis {axis} is {a}, the kernel has taps 0 to {k - 1}")
+    if isinstance(mode, str):
+        reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        if mode == "valid":
+            return ((0, 0),) * rank
+        if mode == "full":
+            return tuple((r, r) for r in reach)
+        if mode == "same":
+            before = [a * d for a, d in zip(anchor, dilation, strict=True)]
+            return tuple((r - b, b) if flip else (b, r - b) for r, b in zip(reach, before, strict=True))
+        raise ValueError(f"mode must be 'valid', 'same', 'full' or one (lo, hi) pair per axis, not {mode!r}")
+    try:
+        pairs = tuple((index(lo), index(hi)) for lo, hi in mode)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"mode must be 'valid', 'same', 'full' or one (lo, hi) pair of ints per axis, not {mode!r}"
+        ) from None
+    if len(pairs) != rank:
+        raise ValueError(f"mode has {len(pairs)} (lo, hi) pairs, the kernel acts on {rank} axes")
+    return pairs
+
+
+def _boundary(boundary, rank):
+    names = (boundary,) * rank if isinstance(boundary, str) else tuple(boundary)
+    if len(names) != rank:
+        raise ValueError(f"boundary has {len(names)} entries, the kernel acts on {rank} axes")
+    names = tuple(SYNONYMS.get(name, name) for name in names)
+    for name in names:
+        if name not in RULES:
+            known = ", ".join(map(repr, (*RULES, *SYNONYMS)))
+            raise ValueError(f"boundary={name!r} is not one of {known}")
+    return names
+
+
+def _fill(fill, dtype):
+    """`fill` as a scalar of `dtype`, cast as numpy.pad casts constant_values."""
+    value = np.asarray(fill)
+    if value.ndim or value.dtype.kind not in "biufc":
+        raise TypeError(f"fill must be a number, not {fill!r}")
+    if value.dtype.kind == "c" and dtype.kind != "c":
+        raise TypeError(f"fill={fill!r} is complex, the result is {dtype}")
+    if dtype.kind in "iu" and value.dtype.kind == "f" and not np.isfinite(value):
+        raise ValueError(f"fill={fill!r} has no value in the result's dtype {dtype}")
+    with np.errstate(over="ignore"):
+        return value.astype(dtype)[()]

@@ -1,0 +1,142 @@
+"""How many threads a call may use: asked for per call, never set globally in the OpenMP runtime.
+
+The limit is the smallest of what OpenMP gives (affinity, OMP_NUM_THREADS, threadpoolctl), the cgroup's CPU quota,
+``FASTCORR_NUM_THREADS``, `set_num_threads`, and the innermost `num_threads` block of the current context.
+"""
+
+import os
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import ceil
+from operator import index
+from pathlib import Path
+
+from . import _cpu
+
+
+def _checked(n, name):
+    try:
+        n = index(n)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {n!r}") from None
+    if n < 1:
+        raise ValueError(f"{name} is {n}, it must be at least 1")
+    return n
+
+
+def _quota(root="/sys/fs/cgroup"):
+    """CPUs the cgroup grants, rounded up; None without a quota. libgomp does not look at it."""
+    try:
+        limit, period = Path(root, "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            limit = Path(root, "cpu/cpu.cfs_quota_us").read_text()
+            period = Path(root, "cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    try:
+        return max(1, ceil(int(limit) / int(period))) if int(limit) > 0 else None
+    except ValueError:
+        return None
+
+
+def _from_environment():
+    text = os.environ.get("FASTCORR_NUM_THREADS")
+    if not text:
+        return None
+    try:
+        return _checked(int(text), "FASTCORR_NUM_THREADS")
+    except ValueError:
+        raise ImportError(f"FASTCORR_NUM_THREADS={text} is not a number of threads") from None
+
+
+_cgroup = _quota()
+_process = _from_environment()
+_context = ContextVar("fastcorr.num_threads", default=None)
+
+
+def get_num_threads():
+    """Threads a large call in this context may use.
+
+    Returns
+    -------
+    int
+        At least 1; never more than OpenMP, the process's affinity or its cgroup allow.
+
+    Examples
+    --------
+    >>> import fastcorr
+    >>> with fastcorr.num_threads(1):
+    ...     fastcorr.get_num_threads()
+    1
+    """
+    limits = (_cpu.max_threads(), _cgroup, _process, _context.get())
+    return min(limit for limit in limits if limit is not None)
+
+
+def set_num_threads(n):
+    """Set the most threads a call of this process may use.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. What the machine does not allow is not reached: see `get_num_threads`.
+
+    Raises
+    ------
+    ValueError
+        If `n` is less than 1.
+    TypeError
+        If `n` is not an integer.
+
+    Examples
+    --------
+    >>> import fastcorr
+    >>> before = fastcorr.get_num_threads()
+    >>> fastcorr.set_num_threads(1)
+    >>> fastcorr.get_num_threads()
+    1
+    >>> fastcorr.set_num_threads(before)
+    """
+    global _process
+    _process = _checked(n, "n")
+
+
+def num_threads(n):
+    """Context manager: at most `n` threads for calls of this thread and of the tasks it starts.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. Blocks nest; the innermost counts.
+
+    Raises
+    ------
+    ValueError
+        If `n` is less than 1.
+    TypeError
+        If `n` is not an integer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastcorr
+    >>> with fastcorr.num_threads(1):
+    ...     fastcorr.correlate(np.arange(5.0), np.ones(3))
+    array([3., 6., 9.])
+    """
+    return _limited(_checked(n, "n"))
+
+
+@contextmanager
+def _limited(n):
+    token = _context.set(n)
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def obtainable(n):
+    """How many of `n` threads the system will really give this thread's pool."""
+    return _cpu.obtainable_threads(n) if n > 1 else 1

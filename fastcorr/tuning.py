@@ -1,0 +1,26 @@
+"""The planner's constants, each with its story. Times in seconds.
+
+All were measured on two cores of a Zen 4 server (AVX-512, gcc 12.2, 2026-11), shared and noisy: ratios count.
+"""
+
+# Multiply-adds per second of one thread in the tile, per element and level (asv_benchmarks/compare.py --group
+# incache, k = 9). Used for estimates and for how often Ctrl-C is looked at; a factor of two either way is harmless.
+RATE = {
+    "float32": {"baseline": 1.1e10, "x86_64_v3": 4.5e10, "x86_64_v4": 5.0e10},
+    "float64": {"baseline": 5.5e9, "x86_64_v3": 2.2e10, "x86_64_v4": 2.5e10},
+    "int32": {"baseline": 2.5e9, "x86_64_v3": 1.5e10, "x86_64_v4": 2.5e10},
+    "int64": {"baseline": 1.5e9, "x86_64_v3": 4.0e9, "x86_64_v4": 1.2e10},
+}
+
+# Each output costs this many multiply-adds whatever the kernel: reading, writing, the ring.
+OUTPUT_WORK = 8
+
+# A call: arguments, allocation of the result, packing.
+CALL = 1e-6
+
+# One pass of the definition over one output for one tap: NumPy temporaries, no vector sharing.
+REFERENCE_TAP = 3e-9
+
+# Below this estimate a call stays on one thread. Waking a sleeping pool costs 5-50 us, and a busy neighbour makes a
+# small parallel call far slower in its worst cases; between 50 and 200 us the mean hardly moves.
+SERIAL = 1e-4
