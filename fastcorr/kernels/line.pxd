@@ -204,8 +204,13 @@ cdef inline void gather(
     Py_ssize_t step, int rule, real fill,
 ) noexcept nogil:
     """X[u], X[u + stride], ...: `count` samples of a signal of `n` samples, `step` bytes apart, under `rule`."""
-    cdef Py_ssize_t first = 0 if u >= 0 else min(count, (stride - 1 - u) // stride)
-    cdef Py_ssize_t last = max(first, 0 if u >= n else min(count, (n - 1 - u) // stride + 1))
+    # Samples `first` to `last` lie inside; divisions cost as much as a dozen samples.
+    cdef Py_ssize_t first = 0 if u >= 0 else -u, last = n - u
+    if stride > 1:
+        first = (first + stride - 1) // stride
+        last = (last + stride - 1) // stride if last > 0 else 0
+    first = min(first, count)
+    last = max(first, min(last, count))
     _gather_outside(f, line, to, 0, first, u, stride, n, step, rule, fill)
     load(f, line + (u + first * stride) * step, to + first, last - first, stride * step)
     _gather_outside(f, line, to, last, count, u, stride, n, step, rule, fill)

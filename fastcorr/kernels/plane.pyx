@@ -36,7 +36,7 @@ from .line cimport (
     BOOL, CONSTANT, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, Format, extend,
     gather, load, store,
 )
-from .tile cimport LANES, MAX_ACC, MAX_ROWS, real, tile
+from .tile cimport LANES, MAX_ACC, MAX_ROWS, MAX_SWEEP, SWEEP_VECTORS, real, sweep, sweep_rows, tile
 
 cnp.import_array()
 
@@ -46,9 +46,11 @@ cdef enum:
 
 # Bytes per thread, each with room for the other in a 32 kB L1 or a 512 kB L2; the optima are flat within a factor 2.
 cdef Py_ssize_t RING_BYTES = 24 << 10      # of one ring, where it can be had
+cdef Py_ssize_t SWEEP_BYTES = 128 << 10    # of x under one sweep: two rows in three come back in the next one
+cdef Py_ssize_t BLOCK_BYTES = 512 << 10    # of x and y under a block whose edges are gathered: still in L2 by then
 cdef Py_ssize_t RING_LIMIT = 256 << 10     # of one ring, never more
 cdef Py_ssize_t LINES_BYTES = 128 << 10    # of gathered lines kept at hand
-cdef Py_ssize_t GATHER_WIDTH = 512         # narrower images are gathered whole: cheaper than three segments
+cdef Py_ssize_t GATHER_WIDTH = 1023        # narrower images are gathered whole: cheaper than three segments
 cdef double SLAB_SECONDS = 0.01            # between two looks at Ctrl-C
 cdef double UNIT_WORK = 8e6                # multiply-adds per unit, so that threads share evenly
 cdef double GRAB_WORK = 1e5                # a thread takes this much at a time
@@ -84,13 +86,17 @@ cdef struct Job:
     Py_ssize_t xpart, ypart                # bytes from real to imaginary
     Py_ssize_t lines, taps, chunks         # per input row
     Py_ssize_t classes, phase              # residues of output rows (dilation), of kernel rows (stride)
+    Py_ssize_t class_size, larger_classes  # kernel rows per class; the first few have one more
+    Py_ssize_t part_lines                  # lines of one part of complex data
     Py_ssize_t kernel_size                 # reals of one packed kernel
     Segment region[3]                      # of the lane axis: left edge, inside, right edge
     int regions
     Py_ssize_t outer, blocks, block, segments, units
-    Py_ssize_t slots, slot, keep, length   # of the ring, and of gathered lines
+    Py_ssize_t slots, slot                 # of the ring
+    Py_ssize_t keep, length, phase_length  # of gathered lines, each of lane.s phases
     Format format
     int ytype
+    bint small                             # few kernel rows, few taps: see run_small
     bint direct                            # whole panels may be stored straight to y
     real fill[2]
     const char* x
@@ -99,6 +105,7 @@ cdef struct Job:
 
 
 cdef struct Scratch:
+    real* zeros                            # what the first partial sum is added to: a line
     real* ring
     real* gathered
     real* filled                           # one line of `fill` per part
@@ -114,7 +121,12 @@ cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
 
 cdef inline Py_ssize_t class_rows(const Job* job, Py_ssize_t phase) noexcept nogil:
     """Kernel rows of one residue class of the stride."""
-    return ceil_div(job.row.k - phase, job.phase) if phase < job.row.k else 0
+    return job.class_size + (phase < job.larger_classes)
+
+
+cdef inline Py_ssize_t class_start(const Job* job, Py_ssize_t phase) noexcept nogil:
+    """Kernel rows of the classes before this one."""
+    return phase * job.class_size + min(phase, job.larger_classes)
 
 
 cdef inline Py_ssize_t largest_group(Py_ssize_t rows) noexcept nogil:
@@ -130,7 +142,8 @@ cdef Scratch* scratch_new(const Job* job) noexcept nogil:
     cdef Py_ssize_t filled = job.parts_in * job.length
     cdef Py_ssize_t pointers = job.slots * parts
     cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64
-    cdef Py_ssize_t reals = (ring + gathered + filled) * <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t zeros = job.slot // parts
+    cdef Py_ssize_t reals = (zeros + ring + gathered + filled) * <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t size = head + reals + (job.keep + job.lines) * <Py_ssize_t>sizeof(Py_ssize_t) \
         + 2 * pointers * <Py_ssize_t>sizeof(real*)
     cdef char* raw = <char*>malloc(size + 64 + sizeof(void*))
@@ -140,7 +153,8 @@ cdef Scratch* scratch_new(const Job* job) noexcept nogil:
     cdef char* p = <char*>((<size_t>raw + sizeof(void*) + 63) // 64 * 64)
     (<void**>p - 1)[0] = raw
     cdef Scratch* s = <Scratch*>p
-    s.ring = <real*>(p + head)
+    s.zeros = <real*>(p + head)
+    s.ring = s.zeros + zeros
     s.gathered = s.ring + ring
     s.filled = s.gathered + gathered
     p += head + reals
@@ -149,6 +163,8 @@ cdef Scratch* scratch_new(const Job* job) noexcept nogil:
     s.sum = <real**>(s.offset + job.lines)
     s.result = s.sum + pointers
     cdef Py_ssize_t c, i
+    for i in range(zeros):
+        s.zeros[i] = 0
     for c in range(job.parts_in):
         for i in range(job.length):
             s.filled[c * job.length + i] = job.fill[c]
@@ -162,12 +178,12 @@ cdef void scratch_free(Scratch* s) noexcept nogil:
 
 cdef void locate_lines(const Job* job, const Py_ssize_t* position, Scratch* s) noexcept nogil:
     """Where each line of taps starts, for outputs at `position` along the other axes."""
-    cdef Py_ssize_t line, rest, at, sum, per_part = job.lines // job.parts_in
+    cdef Py_ssize_t line, rest, at, sum
     cdef const Axis* axis
     cdef int i
     for line in range(job.lines):
-        rest = line % per_part
-        sum = line // per_part * job.xpart
+        rest = line % job.part_lines
+        sum = line // job.part_lines * job.xpart
         for i in range(job.nother - 1, -1, -1):
             axis = &job.other[i]
             at = extend(axis.s * position[i] + axis.d * (rest % axis.k) - axis.lo, axis.n, axis.rule)
@@ -179,33 +195,103 @@ cdef void locate_lines(const Job* job, const Py_ssize_t* position, Scratch* s) n
         s.offset[line] = sum
 
 
-cdef inline const real* line_start(
-    const Job* job, const Segment* seg, const char* row, Py_ssize_t line, Scratch* s
+cdef const real* gather_line(
+    const Job* job, const Segment* seg, const char* p, Py_ssize_t u, Py_ssize_t line, Scratch* s
 ) noexcept nogil:
-    """The first lane of `line`, tap 0: in x itself, or gathered. `row` is NULL outside."""
+    """`line` of input row `u`, which starts at `p`, from scratch: gathered now, or kept since it was last needed."""
     cdef const Axis* lane = &job.lane
-    cdef Py_ssize_t part = line // (job.lines // job.parts_in)
-    if row == NULL or s.offset[line] == OUTSIDE:
-        return s.filled + part * job.length
-    cdef const char* p = row + s.offset[line]
-    if seg.inplace:
-        return <const real*>(p + (seg.at - lane.lo) * lane.x)
-    cdef Py_ssize_t slot = line % job.keep
+    cdef Py_ssize_t name = u * job.lines + line, slot = name % job.keep, part = line // job.part_lines
     cdef real* to = s.gathered + slot * job.length
-    if s.resident[slot] == line:
+    if s.resident[slot] == name:
         return to
-    s.resident[slot] = line
+    s.resident[slot] = name
     # A strided lane axis splits into its phases, each contiguous: tap b reads phase d*b % s from d*b // s on.
-    cdef Py_ssize_t length = job.length // lane.s, phase, count, i
+    cdef Py_ssize_t phase, reach, count, i
     for phase in range(min(lane.s, lane.d * (lane.k - 1) + 1)):
-        count = seg.width + (lane.d * (lane.k - 1) - phase) // lane.s
+        reach = lane.d * (lane.k - 1) - phase
+        if lane.s > 1:
+            reach //= lane.s
+        count = seg.width + reach
         gather(
-            &job.format, p, to + phase * length, count, lane.s * seg.at + phase - lane.lo, lane.s, lane.n, lane.x,
-            lane.rule, job.fill[part],
+            &job.format, p, to, count, lane.s * seg.at + phase - lane.lo, lane.s, lane.n, lane.x, lane.rule,
+            job.fill[part],
         )
-        for i in range(count, length):
-            to[phase * length + i] = 0  # lanes past the end are computed, never stored
-    return to
+        for i in range(count, seg.vectors * LANES + reach):
+            to[i] = 0  # lanes past the end of a narrow segment are computed, never stored
+        to += job.phase_length
+    return s.gathered + slot * job.length
+
+
+cdef inline const real* line_start(
+    const Job* job, const Segment* seg, const char* row, Py_ssize_t u, Py_ssize_t line, Scratch* s
+) noexcept nogil:
+    """The first lane of `line` of input row `u`, tap 0: in x itself, or gathered. `row` is NULL outside."""
+    if row == NULL or s.offset[line] == OUTSIDE:
+        return s.filled + (0 if line < job.part_lines else job.length)
+    if seg.inplace:
+        return <const real*>(row + s.offset[line] + (seg.at - job.lane.lo) * job.lane.x)
+    return gather_line(job, seg, row + s.offset[line], u, line, s)
+
+
+cdef inline void point_taps(
+    const Job* job, const Segment* seg, const char* x, Py_ssize_t residue, Py_ssize_t u, Py_ssize_t begin,
+    Py_ssize_t end, Scratch* s, const real** tap,
+) noexcept nogil:
+    """Where taps `begin` to `end` of input row `u` start."""
+    cdef Py_ssize_t line = begin // job.lane.k if begin else 0, b = begin - line * job.lane.k, off, t
+    cdef Py_ssize_t q = extend(job.row.d * u + job.row.s * residue - job.row.lo, job.row.n, job.row.rule)
+    cdef const char* row = x + q * job.row.x if q >= 0 else <const char*>NULL
+    cdef const real* start = line_start(job, seg, row, u, line, s)
+    for t in range(end - begin):
+        if b == job.lane.k:
+            b = 0
+            line += 1
+            start = line_start(job, seg, row, u, line, s)
+        off = job.lane.d * b
+        if job.lane.s > 1:
+            off = off % job.lane.s * job.phase_length + off // job.lane.s
+        tap[t] = start + off
+        b += 1
+
+
+cdef inline void store_row(
+    const Job* job, const Segment* seg, const real* sums, char* y, Py_ssize_t panels, Py_ssize_t shift
+) noexcept nogil:
+    """One finished row of a segment from scratch to y: whole panels, then the last one, moved back to `shift`."""
+    cdef Py_ssize_t width = seg.vectors * LANES, at = panels * width
+    store(job.ytype, sums, y, min(seg.width, at), job.lane.y)
+    if panels < seg.panels:
+        store(job.ytype, sums + at, y + shift * job.lane.y, width, job.lane.y)
+
+
+cdef void run_small(
+    const Job* job, const Segment* seg, const char* x, char* y, const real* w, Py_ssize_t residue,
+    Py_ssize_t begin, Py_ssize_t end, Scratch* s,
+) noexcept nogil:
+    """`run_block` for kernels of few rows: `sweep` keeps all partial sums in registers."""
+    cdef Py_ssize_t width = seg.vectors * LANES
+    cdef Py_ssize_t panels = seg.width // width, shift = seg.width - width, i, u, r
+    cdef int rows = sweep_rows(job.row.k)
+    cdef const real* tap[CHAIN * (MAX_SWEEP + 6)]
+    cdef real* dst[MAX_SWEEP]
+    cdef char* yrow
+    i = begin
+    while i < end:
+        i = min(i, end - rows)  # the last rows are moved back: some are made twice, with the same result
+        for u in range(rows + job.row.k - 1):
+            point_taps(job, seg, x, residue, i + u, 0, job.taps, s, tap + u * job.taps)
+        yrow = y + (job.classes * i + residue) * job.row.y + seg.at * job.lane.y
+        for r in range(rows):
+            dst[r] = <real*>(yrow + r * job.classes * job.row.y) if job.direct else s.ring + r * job.slot
+        sweep(job.row.k, seg.vectors, panels, job.taps, tap, 0, w, dst)
+        if panels < seg.panels:
+            for r in range(rows):
+                dst[r] += shift if job.direct else panels * width
+            sweep(job.row.k, seg.vectors, 1, job.taps, tap, shift, w, dst)
+        if not job.direct:
+            for r in range(rows):
+                store_row(job, seg, s.ring + r * job.slot, yrow + r * job.classes * job.row.y, panels, shift)
+        i += rows
 
 
 cdef void run_block(
@@ -214,91 +300,78 @@ cdef void run_block(
 ) noexcept nogil:
     """Output rows `begin` to `end` of one residue class of the row axis, one segment of lanes."""
     cdef const Axis* row = &job.row
-    cdef const Axis* lane = &job.lane
-    cdef Py_ssize_t parts = job.parts_out, phase = job.phase, width = seg.vectors * LANES
-    cdef Py_ssize_t length = job.length // lane.s
-    cdef Py_ssize_t u, at, top, cls, first, last, rows_before, rows, r, i, a, chunk, t, t0, t1, line, b, off
-    cdef Py_ssize_t group, groups, g0, g1, lo, hi, panel, shift
-    cdef const char* xrow
+    cdef Py_ssize_t parts = job.parts_out, part_slot = job.slot // parts, width = seg.vectors * LANES
+    # Whole panels first; `shift` is where the last one starts, `at` where its sums wait.
+    cdef Py_ssize_t panels = max(1, seg.width // width), shift = max(0, seg.width - width), at = panels * width
+    cdef bint whole = job.direct and seg.width >= width
+    cdef Py_ssize_t u, top, cls, out, first, last, rows, groups, group, g0, g1, lo, hi, j, r, o, i, slot, chunk, t0, t1
     cdef char* yrow
-    cdef const real* start
+    cdef real* sums
+    cdef const real* weights
     cdef const real* tap[CHAIN]
     cdef const real* src[MAX_ROWS]
     cdef real* dst[MAX_ROWS]
-    cdef const real* wg
-    cdef bint whole = job.direct and seg.width >= width
     cdef int n
-    for u in range(phase * begin, phase * (end - 1) + row.k):
-        # Kernel rows a = cls + phase * m meet output rows top - m; `first` to `last` are those m inside the block.
-        cls = u % phase
-        top = u // phase
-        first = max(0, top - (end - 1))
-        last = min(class_rows(job, cls), top - begin + 1)
+    cls = -1
+    top = begin
+    for u in range(job.phase * begin, job.phase * (end - 1) + row.k):
+        # Kernel rows cls, cls + phase, ... meet output rows top, top - 1, ...; in ascending order these are out + j,
+        # and `first` to `last` are those j inside the block.
+        cls += 1
+        if cls == job.phase:
+            cls = 0
+            top += 1
+        rows = class_rows(job, cls)
+        out = top - rows + 1
+        first = max(0, begin - out)
+        last = min(rows, end - out)
         if first >= last:
             continue
-        at = extend(row.d * u + row.s * residue - row.lo, row.n, row.rule)
-        xrow = x + at * row.x if at >= 0 else <const char*>NULL
-        if not seg.inplace:
-            for i in range(job.keep):
-                s.resident[i] = -1
-        rows_before = 0
-        for i in range(cls):
-            rows_before += class_rows(job, i) * parts
-        rows = class_rows(job, cls) * parts
-        for r in range(first * parts, last * parts):
-            i = top - r // parts
-            s.sum[r - first * parts] = s.ring + (i % job.slots) * job.slot + (r % parts) * (job.slot // parts)
-            s.result[r - first * parts] = NULL
-            if whole and cls + phase * (r // parts) == row.k - 1:
-                yrow = y + (job.classes * i + residue) * row.y + seg.at * lane.y
-                s.result[r - first * parts] = <real*>yrow
+        slot = (out + first) % job.slots
+        for j in range(first, last):
+            sums = s.ring + slot * job.slot
+            for o in range(parts):
+                i = (j - first) * parts + o
+                s.sum[i] = s.result[i] = sums + o * part_slot
+            slot = slot + 1 if slot < job.slots - 1 else 0
+        # The kernel's last row completes an output row.
+        yrow = NULL
+        if first == 0 and cls + job.phase * (rows - 1) == row.k - 1:
+            yrow = y + (job.classes * out + residue) * row.y + seg.at * job.lane.y
+            if whole:
+                s.result[0] = <real*>yrow
+        rows *= parts
         groups = ceil_div(rows, MAX_ROWS)
+        t1 = 0
         for chunk in range(job.chunks):
-            t0 = job.taps * chunk // job.chunks
-            t1 = job.taps * (chunk + 1) // job.chunks
-            line = t0 // lane.k
-            b = t0 % lane.k
-            start = line_start(job, seg, xrow, line, s)
-            for t in range(t1 - t0):
-                if b == lane.k:
-                    b = 0
-                    line += 1
-                    start = line_start(job, seg, xrow, line, s)
-                off = lane.d * b
-                tap[t] = start + (off if lane.s == 1 else off % lane.s * length + off // lane.s)
-                b += 1
+            t0 = t1
+            t1 = job.taps if chunk == job.chunks - 1 else job.taps * (chunk + 1) // job.chunks
+            point_taps(job, seg, x, residue, u, t0, t1, s, tap)
+            g1 = 0
             for group in range(groups):
-                g0 = rows * group // groups
-                g1 = rows * (group + 1) // groups
+                g0 = g1
+                g1 = rows if group == groups - 1 else rows * (group + 1) // groups
                 lo = max(g0, first * parts)
                 hi = min(g1, last * parts)
                 if lo >= hi:
                     continue
                 n = <int>(hi - lo)
-                wg = w + (rows_before + g0) * job.taps + t0 * (g1 - g0) + (lo - g0)
-                for panel in range(seg.panels):
-                    at = panel * width
+                for r in range(n):
+                    i = lo - first * parts + r
+                    # Kernel row 0 opens the sum.
+                    src[r] = s.zeros if chunk == 0 and cls == 0 and lo + r >= rows - parts else s.sum[i]
+                    dst[r] = s.result[i] if chunk == job.chunks - 1 else s.sum[i]
+                weights = w + class_start(job, cls) * parts * job.taps + t0 * rows + lo
+                tile(n, seg.vectors, panels, t1 - t0, tap, 0, weights, src, dst, rows)
+                if panels < seg.panels:
                     # The last panel is moved back to end with the segment; its sums have a place of their own.
-                    shift = min(at, max(seg.width - width, 0))
                     for r in range(n):
-                        i = lo + r - first * parts
-                        a = cls + phase * ((lo + r) // parts)
-                        dst[r] = s.sum[i] + at
-                        src[r] = NULL if a == 0 and chunk == 0 else dst[r]
-                        if s.result[i] != NULL and chunk == job.chunks - 1:
-                            dst[r] = s.result[i] + shift
-                    tile(n, seg.vectors, t1 - t0, tap, shift, wg, g1 - g0, src, dst)
-        i = top - (row.k - 1) // phase
-        if not whole and cls == (row.k - 1) % phase and begin <= i < end:
-            yrow = y + (job.classes * i + residue) * row.y
-            for r in range(parts):
-                for panel in range(seg.panels):
-                    at = panel * width
-                    shift = min(at, max(seg.width - width, 0))
-                    store(
-                        job.ytype, s.ring + (i % job.slots) * job.slot + r * (job.slot // parts) + at,
-                        yrow + r * job.ypart + (seg.at + shift) * lane.y, min(width, seg.width), lane.y,
-                    )
+                        src[r] += at
+                        dst[r] += at if dst[r] == s.sum[lo - first * parts + r] else shift
+                    tile(n, seg.vectors, 1, t1 - t0, tap, shift, weights, src, dst, rows)
+        if yrow != NULL and not whole:
+            for o in range(parts):
+                store_row(job, seg, s.sum[o], yrow + o * job.ypart, panels, shift)
 
 
 cdef Segment find_segment(const Job* job, Py_ssize_t index) noexcept nogil:
@@ -344,6 +417,13 @@ cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s) noexcept nogil:
         y += at * job.batch[i].y
         kernel += at * job.batch[i].k
     locate_lines(job, position, s)
+    for i in range(job.keep):
+        s.resident[i] = -1
+    if job.small and end - begin >= sweep_rows(job.row.k) and seg.width >= LANES:
+        seg.vectors = min(seg.vectors, SWEEP_VECTORS)
+        seg.panels = <int>ceil_div(seg.width, seg.vectors * LANES)
+        run_small(job, &seg, x, y, job.w + kernel * job.kernel_size, residue, begin, end, s)
+        return
     run_block(job, &seg, x, y, job.w + kernel * job.kernel_size, residue, begin, end, s)
 
 
@@ -492,48 +572,46 @@ cdef class Plane:
             f, g = g, f % g
         job.classes = job.row.d // f
         job.phase = job.row.s // f
+        job.class_size = job.row.k // job.phase
+        job.larger_classes = job.row.k % job.phase
+        job.part_lines = job.lines // job.parts_in
+        job.small = job.phase == 1 and job.parts_out == 1 and job.chunks == 1 and sweep_rows(job.row.k) > 0
 
     cdef int write_packed(self, const char* k, const Format* f, real* to) except -1 nogil:
-        """Kernel samples as the tile reads them: [kernel][class][group of rows][tap][row]."""
+        """Kernel samples as the tile reads them: [kernel][class][tap][row], last kernel row first."""
         cdef const Job* job = &self.job
         cdef Py_ssize_t count = self.kernels * self.taps_per_kernel
         cdef real* value = <real*>malloc(count * self.k_parts * sizeof(real))
-        cdef Py_ssize_t part, kernel, cls, rows, groups, group, g0, g1, r, t, line, rest, b, at, before = 0
-        cdef Py_ssize_t a, c, o, i
+        cdef Py_ssize_t part, kernel, cls, rows, r, t, line, rest, b, at, a, c, o, i
         cdef real v
         if value == NULL:
             with gil:
                 raise MemoryError()
         for part in range(self.k_parts):
             load(f, k + part * f.size, value + part * count, count, self.k_parts * f.size)
-        for cls in range(job.phase):
-            rows = class_rows(job, cls) * job.parts_out
-            groups = ceil_div(rows, MAX_ROWS)
-            for group in range(groups):
-                g0 = rows * group // groups
-                g1 = rows * (group + 1) // groups
+        for kernel in range(self.kernels):
+            for cls in range(job.phase):
+                rows = class_rows(job, cls)
                 for t in range(job.taps):
-                    b = t % job.lane.k
                     line = t // job.lane.k
-                    rest = line % (job.lines // job.parts_in)
-                    c = line // (job.lines // job.parts_in)
-                    at = b * self.lane_tap
+                    b = t % job.lane.k
+                    c = line // job.part_lines
+                    rest = line % job.part_lines
+                    at = b * self.lane_tap + kernel * self.taps_per_kernel
                     for i in range(job.nother - 1, -1, -1):
                         at += rest % self.other[i].k * self.other_tap[i]
                         rest //= self.other[i].k
-                    for r in range(g0, g1):
-                        a = at + (cls + job.phase * (r // job.parts_out)) * self.row_tap
+                    for r in range(rows - 1, -1, -1):
+                        a = at + (cls + job.phase * r) * self.row_tap
                         if self.flip:
-                            a = self.taps_per_kernel - 1 - a
-                        o = r % job.parts_out
-                        for kernel in range(self.kernels):
+                            a = (2 * kernel + 1) * self.taps_per_kernel - 1 - a
+                        for o in range(job.parts_out):
                             # (xr + i xi)(kr + i ki): a part times itself, or crosswise with the imaginary one.
-                            i = kernel * self.taps_per_kernel + a
-                            v = value[i] if o == c else value[count + i]
+                            v = value[a] if o == c else value[count + a]
                             if o != c and (o == 0) != self.conj:
                                 v = -v
-                            to[kernel * job.kernel_size + (before + g0) * job.taps + t * (g1 - g0) + r - g0] = v
-            before += rows
+                            to[0] = v
+                            to += 1
         free(value)
         return 0
 
@@ -692,6 +770,8 @@ cdef double lay_out(Job* job, int threads) noexcept:
         job.block = max(min(count, 2 * job.slots), ceil_div(count, need))
     job.slots = min(job.slots, ring_rows)
     need = RING_BYTES // (job.slots * job.parts_out * <Py_ssize_t>sizeof(real)) // LANES * LANES
+    if job.small:
+        need = SWEEP_BYTES // ((sweep_rows(row.k) + row.k - 1) * job.lines * <Py_ssize_t>sizeof(real)) // LANES * LANES
     job.segments = 0
     for i in range(job.regions):
         cut_region(&job.region[i], need)
@@ -700,17 +780,29 @@ cdef double lay_out(Job* job, int threads) noexcept:
         widest = max(widest, span)
     cdef double work_row = <double>min(widest, m) * (job.kernel_size + 8.)
     job.block = <Py_ssize_t>max(1., min(<double>job.block, UNIT_WORK / work_row))
+    if job.regions > 1:
+        need = BLOCK_BYTES // (m * 2 * <Py_ssize_t>sizeof(real))
+        job.block = min(job.block, max(need, 4 * job.slots))
+    if job.small and job.block > sweep_rows(row.k):
+        job.block -= job.block % sweep_rows(row.k)
     if job.slots == ring_rows:
         job.block = min(job.block, ring_rows)
     job.slots = min(job.slots, job.block)
+    if job.small:
+        job.slots = max(job.slots, MAX_SWEEP)
     job.blocks = ceil_div(count, job.block)
     job.units = job.outer * job.classes * job.blocks * job.segments
 
     # An odd number of cache lines, so that the slots do not fall on each other in the cache.
     job.slot = (ceil_div(widest * <Py_ssize_t>sizeof(real), 128) * 128 + 64) // <Py_ssize_t>sizeof(real) * job.parts_out
-    job.length = (widest + lane.d * (lane.k - 1) // lane.s) * lane.s
+    job.phase_length = widest + lane.d * (lane.k - 1) // lane.s
+    job.length = job.phase_length * lane.s
+    # Lines one chunk needs at once; all rows of one sweep.
+    span = job.lines
     count = min(job.lines, ceil_div(CHAIN - 1, lane.k) + 1)
-    job.keep = min(job.lines, max(count, LINES_BYTES // (job.length * <Py_ssize_t>sizeof(real))))
+    if job.small:
+        span = count = job.lines * (sweep_rows(row.k) + row.k - 1)
+    job.keep = min(span, max(count, LINES_BYTES // (job.length * <Py_ssize_t>sizeof(real))))
     return work_row * job.block
 
 

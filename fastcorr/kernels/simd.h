@@ -27,9 +27,9 @@ static inline vec vec_zero(void) { return 0; }
 /* Rows and accumulators that fit the register file: ROWS weights, one load and ACC sums. With 16 registers 6x2 spills
  * (half the speed); with 32, 6x4 does not. */
 #if defined(__AVX512F__) || defined(__aarch64__)
-enum { LANES = sizeof(vec) / sizeof(real), MAX_ROWS = 6, MAX_ACC = 24 };
+enum { LANES = sizeof(vec) / sizeof(real), MAX_ROWS = 6, MAX_ACC = 24, MAX_SWEEP = 6, SWEEP_VECTORS = 2, SWEEP_REACH = 7 };
 #else
-enum { LANES = sizeof(vec) / sizeof(real), MAX_ROWS = 5, MAX_ACC = 12 };
+enum { LANES = sizeof(vec) / sizeof(real), MAX_ROWS = 5, MAX_ACC = 12, MAX_SWEEP = 6, SWEEP_VECTORS = 1, SWEEP_REACH = 4 };
 #endif
 
 /* Loads once. Left to itself gcc folds the load into each of up to three multiply-adds, and a 64-byte load that
