@@ -56,7 +56,7 @@ class BuildKernels(build_ext):
 
     def build_extensions(self):
         msvc = self.compiler.compiler_type == "msvc"
-        flags = ["/O2", "/std:c11"] if msvc else ["-O3", "-g0", "-fno-math-errno"]
+        flags = ["/O2", "/std:c11"] if msvc else ["-O3", "-g0", "-fno-math-errno", "-fwrapv"]
         openmp = ["/openmp"] if msvc else ["-fopenmp"]
         if os.environ.get("FASTCORR_OPENMP") == "0" or not self.compiles(openmp, "#include <omp.h>"):
             openmp = []

@@ -24,7 +24,7 @@ cdef Py_ssize_t _busy = 0   # threads in parallel calls under way: each Python t
 cdef class Runner:
     """One kernel bound to the shapes and dtypes it was planned for."""
 
-    cdef object kernel, problem, x_dtype, k_dtype, current_threads
+    cdef object kernel, kernel_run, problem, x_dtype, k_dtype, current_threads
     cdef int out_type, ndim
     cdef bint plain_k
     cdef double seconds, serial
@@ -33,6 +33,7 @@ cdef class Runner:
     def __init__(self, kernel, problem, x_dtype, k_dtype, double seconds, double serial, current_threads):
         cdef int i
         self.kernel, self.problem, self.current_threads = kernel, problem, current_threads
+        self.kernel_run = kernel.run
         self.x_dtype, self.k_dtype = x_dtype, k_dtype
         self.seconds, self.serial = seconds, serial
         self.out_type = problem.dtype.num
@@ -72,7 +73,7 @@ cdef class Runner:
             if threads > 1:
                 taken = threads
                 _busy += taken
-            self.kernel.run(x, k, y, threads, packed)
+            self.kernel_run(x, k, y, threads, packed)
         finally:
             _busy -= taken
         if out is None:

@@ -27,6 +27,7 @@ static int x86_level(void) {
 
 #if defined(_OPENMP) && !defined(_WIN32)
 #include <pthread.h>
+#include <stdlib.h>
 
 /* Threads of this thread's OpenMP pool that are known to exist. */
 static __thread int grown = 1;
@@ -48,6 +49,24 @@ static void in_child(void) {
 }
 static int watch_fork(void) { return pthread_atfork(before_fork, NULL, in_child); }
 
+/* Bytes OMP_STACKSIZE asks for: a number, then B, K (also by default), M or G. 0: the system's default. */
+static size_t openmp_stack(void) {
+    const char *text = getenv("OMP_STACKSIZE");
+    char *unit;
+    unsigned long size;
+    if (text == NULL && (text = getenv("GOMP_STACKSIZE")) == NULL)
+        return 0;
+    size = strtoul(text, &unit, 10);
+    while (*unit == ' ')
+        unit++;
+    switch (*unit) {
+    case 'b': case 'B': return size;
+    case 'm': case 'M': return size << 20;
+    case 'g': case 'G': return size << 30;
+    default: return size << 10;
+    }
+}
+
 static void *wait_for_gate(void *gate) {
     pthread_mutex_lock((pthread_mutex_t *)gate);
     pthread_mutex_unlock((pthread_mutex_t *)gate);
@@ -55,27 +74,34 @@ static void *wait_for_gate(void *gate) {
 }
 
 /* libgomp calls exit() when it cannot create a thread. So before a pool grows, as many threads are made and joined
- * here: how many of `wanted` a region may have. */
+ * here: how many of `wanted` a region may have. A smaller region shrinks the pool. */
 static int obtainable_threads(int wanted) {
     enum { MOST = 256 };
     pthread_t thread[MOST];
     pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    pthread_attr_t attributes;
     int made = 0, i;
     if (forked)
         return 1;
-    if (wanted <= grown)
+    if (wanted <= grown) {
+        grown = wanted;
         return wanted;
+    }
     if (wanted > MOST)
         wanted = MOST;
+    if (pthread_attr_init(&attributes))
+        return 1;
+    if (openmp_stack())
+        pthread_attr_setstacksize(&attributes, openmp_stack()); /* refused where libgomp's own call is */
     pthread_mutex_lock(&gate);
-    while (made < wanted - 1 && pthread_create(&thread[made], NULL, wait_for_gate, &gate) == 0)
+    while (made < wanted - 1 && pthread_create(&thread[made], &attributes, wait_for_gate, &gate) == 0)
         made++;
     pthread_mutex_unlock(&gate);
     for (i = 0; i < made; i++)
         pthread_join(thread[i], NULL);
-    if (made + 1 == wanted)
-        grown = wanted;
-    return made + 1;
+    pthread_attr_destroy(&attributes);
+    grown = made + 1;
+    return grown;
 }
 static int max_threads(void) { return forked ? 1 : omp_get_max_threads(); }
 

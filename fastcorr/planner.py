@@ -7,6 +7,7 @@ import inspect
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
+from types import MappingProxyType
 
 import numpy as np
 
@@ -47,8 +48,8 @@ class Direct:
         """Estimated seconds on one thread."""
         p = task.problem
         parts = task.x_parts * task.k_parts
-        work = prod(p.out_shape) * (prod(p.kernel) * parts + tuning.OUTPUT_WORK * max(parts // 2, 1))
-        return tuning.CALL + work / cls._rate(task)
+        outputs = prod(p.out_shape)
+        return tuning.CALL + outputs * (tuning.OUTPUT + prod(p.kernel) * parts / cls._rate(task))
 
     @classmethod
     def build(cls, task):
@@ -73,7 +74,8 @@ class Reference:
 
     @staticmethod
     def cost(task):
-        return tuning.CALL + prod(task.problem.out_shape) * prod(task.problem.kernel) * tuning.REFERENCE_TAP
+        taps = prod(task.problem.kernel)
+        return taps * (tuning.REFERENCE_CALL + prod(task.problem.out_shape) * tuning.REFERENCE_TAP)
 
     @classmethod
     def build(cls, task):
@@ -121,6 +123,12 @@ class Plan:
     runner: _call.Runner = field(repr=False)
     k: np.ndarray | None = field(default=None, repr=False)
     packed: np.ndarray | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "costs", MappingProxyType(dict(self.costs)))
+        for array in (self.k, self.packed):
+            if array is not None:
+                array.flags.writeable = False
 
     @property
     def problem(self):
@@ -197,8 +205,7 @@ def _plan(p, x_dtype, k_dtype, method, level):
 def _cast(p, x_dtype, k_dtype):
     """What x and k are computed as: the result's dtype, or its real part for real arrays of a complex result.
 
-    A complex `fill` under real data needs complex data, and one with different parts under a real kernel needs a
-    complex kernel: the kernels know one fill per plane.
+    A complex `fill` under real data makes the data complex.
     """
     if p.dtype.kind != "c":
         return p.dtype, p.dtype
@@ -206,18 +213,20 @@ def _cast(p, x_dtype, k_dtype):
     x, k = (real if a.kind != "c" else p.dtype for a in (x_dtype, k_dtype))
     if p.fill.imag != 0:
         x = p.dtype
-    if (x.kind != "c" and k.kind != "c") or (k.kind != "c" and p.fill.real != p.fill.imag):
+    if x.kind != "c" and k.kind != "c":
         k = p.dtype
     return x, k
 
 
 def _loads(computed, given):
     """Whether the gather turns samples of `given` into `computed` as NumPy's cast would."""
-    if given.kind == computed.kind == "c":
-        return given.itemsize <= 16 or given.newbyteorder("=") == computed
-    if given.kind == "c" or computed.kind in "bg" or given.char in "gG":
-        return given.newbyteorder("=") == computed
-    return given.kind in "biu" if computed.kind in "iu" else computed.itemsize > 2 or given.newbyteorder("=") == computed
+    if given.newbyteorder("=") == computed:
+        return True
+    if given.char in "gG" or computed.char in "?gG" or (given.kind == "c") != (computed.kind == "c"):
+        return False
+    if computed.kind in "iu":
+        return given.kind in "biu"
+    return computed.char != "e"
 
 
 def _available_threads(busy):

@@ -244,7 +244,11 @@ def _padding(mode, flip, anchor, kernel, dilation):
 
 
 def _boundary(boundary, rank):
-    names = (boundary,) * rank if isinstance(boundary, str) else tuple(boundary)
+    if isinstance(boundary, str):
+        boundary = (boundary,) * rank
+    if not isinstance(boundary, (tuple, list)) or not all(isinstance(name, str) for name in boundary):
+        raise TypeError(f"boundary must be a name or one name per axis, not {boundary!r}")
+    names = tuple(boundary)
     if len(names) != rank:
         raise ValueError(f"boundary has {len(names)} entries, the kernel acts on {rank} axes")
     names = tuple(SYNONYMS.get(name, name) for name in names)

@@ -40,6 +40,11 @@ def _quota(root="/sys/fs/cgroup"):
         return None
 
 
+def _affinity():
+    """CPUs this process may run on. OpenMP forgets it when OMP_NUM_THREADS is set."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def _from_environment():
     text = os.environ.get("FASTCORR_NUM_THREADS")
     if not text:
@@ -70,7 +75,7 @@ def get_num_threads():
     ...     fastcorr.get_num_threads()
     1
     """
-    limits = (_cpu.max_threads(), _cgroup, _process, _context.get())
+    limits = (_cpu.max_threads(), _affinity(), _cgroup, _process, _context.get())
     return min(limit for limit in limits if limit is not None)
 
 

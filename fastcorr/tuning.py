@@ -12,14 +12,15 @@ RATE = {
     "int64": {"baseline": 1.5e9, "x86_64_v3": 4.0e9, "x86_64_v4": 1.2e10},
 }
 
-# Each output costs this many multiply-adds whatever the kernel: reading, writing, the ring.
-OUTPUT_WORK = 8
+# Each output, whatever the kernel: reading, writing, partial sums (1-tap kernels, data in the L2 cache).
+OUTPUT = 3e-10
 
 # A call: arguments, allocation of the result, packing.
 CALL = 1e-6
 
-# One pass of the definition over one output for one tap: NumPy temporaries, no vector sharing.
-REFERENCE_TAP = 3e-9
+# One pass of the definition per tap: NumPy calls, and temporaries per output. Far from the compiled loops everywhere.
+REFERENCE_CALL = 2e-5
+REFERENCE_TAP = 5e-9
 
 # Below this estimate a call stays on one thread. Waking a sleeping pool costs 5-50 us, and a busy neighbour makes a
 # small parallel call far slower in its worst cases; between 50 and 200 us the mean hardly moves.

@@ -67,6 +67,7 @@ cdef struct Axis:
 
 cdef struct Batch:
     Py_ssize_t n, k                        # entries; kernels from one entry to the next (0: shared)
+    bint parts                             # the two parts of complex data under a real kernel
     Py_ssize_t x, y
 
 
@@ -98,6 +99,7 @@ cdef struct Job:
     int ytype
     bint small                             # few kernel rows, few taps: see run_small
     bint direct                            # whole panels may be stored straight to y
+    bint fills                             # whole lines of `fill` may be asked for
     real fill[2]
     const char* x
     char* y
@@ -108,7 +110,8 @@ cdef struct Scratch:
     real* zeros                            # what the first partial sum is added to: a line
     real* ring
     real* gathered
-    real* filled                           # one line of `fill` per part
+    real* filled                           # a line of the real and one of the imaginary part of `fill`
+    Py_ssize_t plane                       # the part this unit works on, where a real kernel takes them one by one
     Py_ssize_t* resident                   # which line each slot of `gathered` holds
     Py_ssize_t* offset                     # of each line from the row's first sample in bytes, or OUTSIDE
     real** sum                             # per active row: where its partial sums wait
@@ -139,7 +142,7 @@ cdef Scratch* scratch_new(const Job* job) noexcept nogil:
     cdef Py_ssize_t parts = job.parts_out
     cdef Py_ssize_t ring = job.slots * job.slot
     cdef Py_ssize_t gathered = job.keep * job.length
-    cdef Py_ssize_t filled = job.parts_in * job.length
+    cdef Py_ssize_t filled = 2 * job.length if job.fills else 0
     cdef Py_ssize_t pointers = job.slots * parts
     cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64
     cdef Py_ssize_t zeros = job.slot // parts
@@ -155,6 +158,7 @@ cdef Scratch* scratch_new(const Job* job) noexcept nogil:
     cdef Scratch* s = <Scratch*>p
     s.zeros = <real*>(p + head)
     s.ring = s.zeros + zeros
+    s.plane = 0
     s.gathered = s.ring + ring
     s.filled = s.gathered + gathered
     p += head + reals
@@ -165,7 +169,7 @@ cdef Scratch* scratch_new(const Job* job) noexcept nogil:
     cdef Py_ssize_t c, i
     for i in range(zeros):
         s.zeros[i] = 0
-    for c in range(job.parts_in):
+    for c in range(2 if job.fills else 0):
         for i in range(job.length):
             s.filled[c * job.length + i] = job.fill[c]
     return s
@@ -200,7 +204,7 @@ cdef const real* gather_line(
 ) noexcept nogil:
     """`line` of input row `u`, which starts at `p`, from scratch: gathered now, or kept since it was last needed."""
     cdef const Axis* lane = &job.lane
-    cdef Py_ssize_t name = u * job.lines + line, slot = name % job.keep, part = line // job.part_lines
+    cdef Py_ssize_t name = u * job.lines + line, slot = name % job.keep, part = s.plane + line // job.part_lines
     cdef real* to = s.gathered + slot * job.length
     if s.resident[slot] == name:
         return to
@@ -227,7 +231,7 @@ cdef inline const real* line_start(
 ) noexcept nogil:
     """The first lane of `line` of input row `u`, tap 0: in x itself, or gathered. `row` is NULL outside."""
     if row == NULL or s.offset[line] == OUTSIDE:
-        return s.filled + (0 if line < job.part_lines else job.length)
+        return s.filled + (s.plane if line < job.part_lines else 1) * job.length
     if seg.inplace:
         return <const real*>(row + s.offset[line] + (seg.at - job.lane.lo) * job.lane.x)
     return gather_line(job, seg, row + s.offset[line], u, line, s)
@@ -413,6 +417,8 @@ cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s) noexcept nogil:
     for i in range(job.nbatch - 1, -1, -1):
         at = unit % job.batch[i].n
         unit //= job.batch[i].n
+        if job.batch[i].parts:
+            s.plane = at
         x += at * job.batch[i].x
         y += at * job.batch[i].y
         kernel += at * job.batch[i].k
@@ -552,7 +558,7 @@ cdef class Plane:
                 job.nbatch += 1
             self.kernels *= k
         if x_parts > job.parts_in:
-            self.batch[job.nbatch].n, self.batch[job.nbatch].k = 2, 0
+            self.batch[job.nbatch].n, self.batch[job.nbatch].parts = 2, True
             self.batch_axis[job.nbatch] = -1
             job.nbatch += 1
 
@@ -590,7 +596,7 @@ cdef class Plane:
         for part in range(self.k_parts):
             load(f, k + part * f.size, value + part * count, count, self.k_parts * f.size)
         for kernel in range(self.kernels):
-            for cls in range(job.phase):
+            for cls in range(min(job.phase, job.row.k)):
                 rows = class_rows(job, cls)
                 for t in range(job.taps):
                     line = t // job.lane.k
@@ -796,7 +802,10 @@ cdef double lay_out(Job* job, int threads) noexcept:
     # An odd number of cache lines, so that the slots do not fall on each other in the cache.
     job.slot = (ceil_div(widest * <Py_ssize_t>sizeof(real), 128) * 128 + 64) // <Py_ssize_t>sizeof(real) * job.parts_out
     job.phase_length = widest + lane.d * (lane.k - 1) // lane.s
-    job.length = job.phase_length * lane.s
+    job.length = job.phase_length * min(lane.s, lane.d * (lane.k - 1) + 1)
+    job.fills = reaches_past(row)
+    for i in range(job.nother):
+        job.fills = job.fills or reaches_past(&job.other[i])
     # Lines one chunk needs at once; all rows of one sweep.
     span = job.lines
     count = min(job.lines, ceil_div(CHAIN - 1, lane.k) + 1)
@@ -804,6 +813,11 @@ cdef double lay_out(Job* job, int threads) noexcept:
         span = count = job.lines * (sweep_rows(row.k) + row.k - 1)
     job.keep = min(span, max(count, LINES_BYTES // (job.length * <Py_ssize_t>sizeof(real))))
     return work_row * job.block
+
+
+cdef inline bint reaches_past(const Axis* axis) noexcept:
+    """Whether a window along `axis` may meet ``fill``."""
+    return axis.rule == CONSTANT and (axis.lo > 0 or axis.s * (axis.m - 1) + axis.d * (axis.k - 1) - axis.lo >= axis.n)
 
 
 cdef void add_region(Job* job, Py_ssize_t at, Py_ssize_t width, int vectors, bint inplace) noexcept:

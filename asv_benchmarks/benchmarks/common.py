@@ -1,0 +1,127 @@
+"""The workloads, each named once: asv and compare.py time the same ones, and both check the result they time."""
+
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from itertools import product
+from math import prod
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One call of correlate; `quick` says whether a hurried run keeps it."""
+
+    group: str
+    x: tuple
+    k: tuple
+    dtype: str = "float32"
+    mode: str = "valid"
+    boundary: str = "constant"
+    data: str = None  # dtype of the data where it is another; then the call says dtype=
+    out: bool = False  # the result goes into an array that already exists
+    quick: bool = field(default=True, compare=False)
+
+    @property
+    def name(self):
+        shape, kernel = ("x".join(map(str, a)) for a in (self.x, self.k))
+        return " ".join([shape, "*", kernel, f"{self.data}->{self.dtype}" if self.data else self.dtype])
+
+    @property
+    def y(self):
+        return tuple(n - m + 1 for n, m in zip(self.x, self.k, strict=True)) if self.mode == "valid" else self.x
+
+    @property
+    def flops(self):
+        """Multiplications and additions of the definition; a complex tap has eight."""
+        return (8 if self.dtype.startswith("complex") else 2) * prod(self.y) * prod(self.k)
+
+    @property
+    def bytes(self):
+        """Every sample read once, every result written once."""
+        return np.dtype(self.data or self.dtype).itemsize * prod(self.x) + np.dtype(self.dtype).itemsize * prod(self.y)
+
+    @property
+    def options(self):
+        """What the call says beside the arrays: no defaults, as a user would write it."""
+        named = {"mode": (self.mode, "valid"), "boundary": (self.boundary, "constant")}
+        return {n: v for n, (v, default) in named.items() if v != default} | ({"dtype": self.dtype} if self.data else {})
+
+    def arrays(self):
+        return noise(self.x, self.data or self.dtype), noise(self.k, self.dtype)
+
+    @lru_cache(1)  # noqa: B019  a Workload holds no arrays
+    def padded(self):
+        """The data with a border made by numpy.pad: "valid" on this is the workload, for libraries without borders."""
+        x = self.arrays()[0].astype(self.dtype, copy=False)
+        return x if self.mode == "valid" else np.pad(x, [(m // 2, m - 1 - m // 2) for m in self.k], self.boundary)
+
+    def places(self):
+        """Where results are looked at: 500 places anywhere, and every corner."""
+        anywhere = np.random.default_rng(1).integers(0, self.y, (500, len(self.y)))
+        return tuple(np.vstack([anywhere, list(product(*((0, n - 1) for n in self.y)))]).T)
+
+    @lru_cache(1)  # noqa: B019
+    def expected(self):
+        """(the definition, sum of |x||k|) at `places`, in long double or exactly."""
+        k = self.arrays()[1].conj()
+        windows = np.lib.stride_tricks.sliding_window_view(self.padded(), k.shape)[self.places()].reshape(-1, k.size)
+        wide = {"f": np.longdouble, "c": np.clongdouble}.get(k.dtype.kind, np.int64)
+        windows, k = windows.astype(wide), k.astype(wide).ravel()
+        return windows @ k, np.abs(windows) @ np.abs(k)
+
+    def fault(self, y):
+        """(what is wrong with the result or "", largest error in units of eps sum |x||k|)."""
+        if y.shape != self.y or y.dtype != self.dtype:
+            return f"is {y.dtype} of shape {y.shape}", np.inf
+        return self.sample_fault(y[self.places()])
+
+    def sample_fault(self, samples):
+        """`fault` of the samples at `places`. FFT methods may err by some eps of the largest result."""
+        exact, scale = self.expected()
+        error = np.abs(samples - exact)
+        if samples.dtype.kind in "iu":
+            return ("" if (error == 0).all() else "differs from the definition"), 0.0
+        eps = np.finfo(samples.dtype).eps
+        wrong = not (error <= 32 * eps * scale.max()).all()  # a NaN is wrong too
+        return ("differs from the definition" if wrong else ""), float((error / scale).max() / eps)
+
+
+@lru_cache(2)
+def noise(shape, dtype):
+    """Seeded values without a pattern: floats in -1 to 1, small integers, complex numbers."""
+    rng, dtype = np.random.default_rng(0), np.dtype(dtype)
+    if dtype.kind in "iu":
+        return rng.integers(0 if dtype.kind == "u" else -100, 100, shape, dtype)
+    if dtype.kind == "c":
+        return (rng.uniform(-1, 1, shape) + 1j * rng.uniform(-1, 1, shape)).astype(dtype)
+    return rng.uniform(-1, 1, shape).astype(dtype)
+
+
+def grid(group, sizes, kernels, dtypes=("float32",), quick=((), ()), **options):
+    """Every size with every kernel and dtype; `quick` are (sizes, kernels) a hurried run leaves out."""
+    for dtype, x, m in product(dtypes, sizes, kernels):
+        keep = x not in quick[0] and m not in quick[1]
+        yield Workload(group, x, (m,) * len(x), dtype, quick=keep, **options)
+
+
+@cache
+def workloads():
+    """All of them, in the order of the groups."""
+    floats = ("float32", "float64")
+    like_a_filter = {"mode": "same", "boundary": "reflect"}
+    images = [(n, n) for n in (256, 512, 1024, 2048, 4096)]
+    exact = ("float32", "float64", "int32", "int64", "float16", "complex64", "complex128")
+    return [
+        Workload("small", (1000,), (5,)),
+        *(Workload("small", (n, n), (m, m), **like_a_filter) for n, m in ((28, 3), (64, 5))),
+        *grid("image", images, (3, 5, 7, 9, 11, 15), floats, ([(512, 512), (2048, 2048)], (5, 7, 11)), **like_a_filter),
+        *(Workload("copy", (4096, 4096), (3, 3), dtype, **like_a_filter, out=True) for dtype in floats),
+        *grid("signal", [(10**n,) for n in (3, 4, 5, 6)], (3, 8, 16, 64, 256), floats, ([(10**4,)], (8, 64))),
+        *grid("volume", [(n,) * 3 for n in (64, 128, 200)], (3, 5, 7), ("float32",), ([(128,) * 3], (5,)), mode="same"),
+        *grid("dtypes", [(1024, 1024)], (5, 9), exact, ([], (5,)), mode="same"),
+        *(Workload("dtypes", (1024, 1024), (m, m), "int32", "same", data="uint8", quick=m == 9) for m in (5, 9)),
+        *grid("incache", [(128, 512), (256, 256)], (5, 7, 9, 11, 15), floats, ([(256, 256)], (7, 11))),
+        # The call that is least more than the tile: six kernel rows share each load, all lanes full, nearly all in L1.
+        *(Workload("tile", (1200, 287), (6, 32), dtype) for dtype in floats),
+    ]

@@ -1,0 +1,196 @@
+"""What compare.py prints: a table per group, the project's figures with target and result, the README's table."""
+
+from statistics import geometric_mean
+
+README = (
+    ("image", "512x512 * 3x3 float32"),
+    ("image", "1024x1024 * 9x9 float32"),
+    ("image", "4096x4096 * 3x3 float32"),
+    ("image", "4096x4096 * 15x15 float32"),
+    ("image", "1024x1024 * 9x9 float64"),
+    ("volume", "200x200x200 * 3x3x3 float32"),
+    ("volume", "200x200x200 * 7x7x7 float32"),
+    ("signal", "1000000 * 16 float32"),
+    ("signal", "1000000 * 256 float64"),
+    ("small", "1000 * 5 float32"),
+    ("small", "28x28 * 3x3 float32"),
+)
+
+
+def steady(results):
+    """Give every row the highest roof of the run for its kind: the hardware does not change, what disturbs it does."""
+    kinds = {"peak": ("wide", "level", "threads"), "copy": ("threads",)}
+    for name, keys in kinds.items():
+        best = {}
+        for row in (row for row in results["rows"] if name in row):
+            kind = tuple(row[key] for key in keys)
+            best[kind] = max(row[name], best.get(kind, 0))
+        for row in (row for row in results["rows"] if name in row):
+            row[name] = best[tuple(row[key] for key in keys)]
+
+
+def cells(results):
+    """{(group, workload, threads): {peer: row}}; others than fastcorr have their best time with at most that many."""
+    found = {}
+    for row in results["rows"]:
+        for count in sorted({row["threads"] for row in results["rows"]}):
+            if row["threads"] == count or (row["threads"] < count and not row["peer"].startswith("fastcorr")):
+                here = found.setdefault((row["group"], row["name"], count), {})
+                if (rate(row) or 0) >= (rate(here.get(row["peer"])) or 0):
+                    here[row["peer"]] = row
+    return found
+
+
+def rate(row):
+    """Flops per second, None without a valid time."""
+    return row["flops"] / row["seconds"] if row and "seconds" in row else None
+
+
+def over(row, base):
+    """How many times as fast as `row` the `base` is."""
+    return rate(base) / rate(row) if rate(row) and rate(base) else None
+
+
+def span(seconds):
+    unit, size = next((u for u in (("s", 1), ("ms", 1e-3)) if seconds >= u[1]), ("us", 1e-6))
+    return f"{seconds / size:.3g} {unit}"
+
+
+def tables(results):
+    """fastcorr's time, rate and part of the FMA peak, then each peer's time, and as a multiple of fastcorr's."""
+    found = cells(results)
+    for group in dict.fromkeys(group for group, _, _ in found):
+        mine = {(name, count): rows for (g, name, count), rows in found.items() if g == group}
+        peers = list(dict.fromkeys(peer for rows in mine.values() for peer in rows))
+        ours = [peer for peer in peers if peer.startswith("fastcorr")]
+        wide = max(len(name) for name, _ in mine)
+        print(f"\n{group:{wide}}  T", *(f"{peer:>20} Gflop/s peak" for peer in ours), end="")
+        print("", *(f"{peer:>20}" for peer in peers if peer not in ours))
+        for (name, count), rows in mine.items():
+            line = [f"{name:{wide}} {count:2}"]
+            for peer in peers:
+                row = rows.get(peer, {})
+                text = span(row["seconds"]) if "seconds" in row else row.get("error", "")[:20]
+                if peer in ours:
+                    speed = rate(row) or 0
+                    text = f"{text:>20} {speed / 1e9:7.1f} {speed / row.get('peak', 1e99):4.2f}"
+                elif times := over(row, rows.get("fastcorr")):
+                    text += f" {f'({times:.3g}x)':>8}"
+                line.append(f"{text:>20}")
+            print(*line)
+
+
+def figures(results):
+    """The project's figures: target, what was reached, and the cells that fall short."""
+    found = cells(results)
+    print(f"\n{results['machine']}, {results['versions']}, {results['minutes']:.1f} minutes")
+    roofs = {(row["wide"], row["level"], row["threads"]): row["peak"] / 1e9 for row in results["rows"] if "peak" in row}
+    for (element, level, count), peak in sorted(roofs.items()):
+        print(f"FMA peak, {element}, {level}, {count} threads: {peak:.1f} Gflop/s")
+    for count, copy in sorted({(row["threads"], row["copy"]) for row in results["rows"] if "copy" in row}):
+        print(f"copy bandwidth, {count} threads: {copy / 1e9:.1f} GB/s read and written")
+    others = {(row["group"], row["name"]): row["others"] for row in results["rows"]}
+    busy = sum(share > 0.1 for share in others.values())
+    print(f"others used more than 0.1 CPU in every round of {busy} of {len(others)} workloads")
+    print(f"\n{'figure':74} target reached")
+    for level in ("x86_64_v3", "x86_64_v4"):
+        for group, target in (("incache", 0.80), ("tile", 0.95)):
+            for dtype in ("float32", "float64"):
+                values = collect(found, group, 1, lambda rows: share(rows, level, dtype))  # noqa: B023
+                judge(f"{group}: part of the FMA peak, {dtype}, {level}, 1 thread", target, values)
+    for count in sorted({count for _, _, count in found}):
+        on = f"{count} threads"
+        if count > 1:
+            judge(f"{on} / 1 thread, compute-bound calls over 2 ms", 0.95 * count, scaling(found, count))
+        values = collect(found, "copy", count, lambda rows: bandwidth(rows.get("fastcorr")))
+        judge(f"copy: 3x3 on 4096x4096, part of the copy bandwidth, {on}", 0.7, values)
+        for group, peer, target, pick in (
+            ("image", "opencv", 1, min),
+            ("image", "scipy.ndimage", 20, geometric_mean),
+            ("image", "scipy.signal", 20, geometric_mean),
+            ("volume", "scipy.ndimage", 20, min),
+            ("signal", "numpy", 1, min),
+            ("small", "numpy", 1, min),
+        ):
+            values = collect(found, group, count, lambda rows: over(rows.get(peer), rows.get("fastcorr")))  # noqa: B023
+            judge(f"{group}: time of {peer} / fastcorr, {on}, {pick.__name__}", target, values, pick)
+        for dtypes, base, target in (
+            (("int32", "uint8->int32"), "float32", 0.5),
+            (("complex64",), "float32", 0.8),
+            (("complex128",), "float64", 0.8),
+        ):
+            values = relative(found, dtypes, base, count)
+            judge(f"dtypes: rate of {' and '.join(dtypes)} / {base}, {on}", target, values)
+    errors = {row["name"]: 2.5 / row["eps"] for row in results["rows"] if row["peer"] == "fastcorr" and row.get("eps")}
+    judge("2.5 eps sum |x||k| / error", 1, {name: value for name, value in errors.items() if "complex" not in name})
+    if results["import_ms"]:
+        print(f"{'import beyond numpy, ms':74} {30:6} {results['import_ms']:7.1f}")
+    for peer, error in sorted({(row["peer"], row["error"]) for row in results["rows"] if row.get("error")}):
+        names = [f"{r['group']} {r['name']}" for r in results["rows"] if (r["peer"], r.get("error")) == (peer, error)]
+        print(f"{peer}: {error}: {', '.join(dict.fromkeys(names))}")
+
+
+def collect(found, group, count, value):
+    """{workload: value(rows)} of a group's cells where there is a value."""
+    values = {name: value(rows) for (g, name, threads), rows in found.items() if (g, threads) == (group, count)}
+    return {name: v for name, v in values.items() if v}
+
+
+def share(rows, level, dtype):
+    """The part of the FMA peak that fastcorr reaches at this level."""
+    row = next((row for row in rows.values() if row["level"] == level and row["dtype"] == dtype), None)
+    return rate(row) / row["peak"] if rate(row) else None
+
+
+def bandwidth(row):
+    return row["bytes"] / row["seconds"] / row["copy"] if rate(row) else None
+
+
+def scaling(found, count):
+    """Rate with `count` threads over rate with one, where the roofs say that arithmetic takes longer than memory."""
+    values = {}
+    copy = max((row["copy"] for rows in found.values() for row in rows.values() if "copy" in row), default=2e10)
+    for (group, name, threads), rows in found.items():
+        one, many = found.get((group, name, 1), {}).get("fastcorr"), rows.get("fastcorr")
+        if group not in ("image", "signal", "volume") or threads != count or not (rate(one) and rate(many)):
+            continue
+        if one["seconds"] > 2e-3 and many["flops"] / many["peak"] > many["bytes"] / copy:
+            values[name] = one["seconds"] / many["seconds"]
+    return values
+
+
+def relative(found, dtypes, base, count):
+    """Rate of each workload of `dtypes` over that of the same shapes in `base`."""
+    values = {}
+    for (group, name, threads), rows in found.items():
+        shapes, _, dtype = name.rpartition(" ")
+        if group == "dtypes" and threads == count and dtype in dtypes:
+            values[name] = over(found.get((group, f"{shapes} {base}", count), {}).get("fastcorr"), rows.get("fastcorr"))
+    return {name: v for name, v in values.items() if v}
+
+
+def judge(figure, target, values, pick=min):
+    """One line: met or missed; then the cells that are below, unless the figure is a mean."""
+    if not values:
+        return
+    reached = pick(values.values())
+    print(f"{figure:74} {target:6.2f} {reached:7.3f}  {'ok' if reached >= target else 'MISSED'} ({len(values)} cells)")
+    if pick is min:
+        for name, value in values.items():
+            if value < target:
+                print(f"    {name:70} {value:14.3f}")
+
+
+def markdown(results):
+    """The README's table: fastcorr's time with one thread and with all, then how many times longer each peer takes."""
+    found = cells(results)
+    counts = sorted({count for _, _, count in found})
+    peers = [peer for peer in results["versions"] if not peer.startswith("fastcorr")]
+    print("\n| call |", " | ".join([*(f"fastcorr, {n} thread{'s' * (n > 1)}" for n in counts), *peers]), "|")
+    print("|---|" + "---:|" * (len(counts) + len(peers)))
+    for group, name in README:
+        rows = [found.get((group, name, count), {}) for count in counts]
+        if all(rate(cell.get("fastcorr")) for cell in rows):
+            ratios = [over(rows[-1].get(peer), rows[-1]["fastcorr"]) for peer in peers]
+            line = [name, *(span(cell["fastcorr"]["seconds"]) for cell in rows)]
+            print("|", " | ".join([*line, *(f"{ratio:.2g}x" if ratio else "" for ratio in ratios)]), "|")

@@ -1,0 +1,21 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+class Runner:
+    def __init__(
+        self,
+        kernel: Any,
+        problem: Any,
+        x_dtype: np.dtype[Any] | None,
+        k_dtype: np.dtype[Any],
+        seconds: float,
+        serial: float,
+        current_threads: Callable[[int], int],
+    ) -> None: ...
+    def pack(self, k: NDArray[Any]) -> Any: ...
+    def run(self, x: NDArray[Any], k: Any, out: NDArray[Any] | None, threads: int, packed: bool) -> NDArray[Any]: ...
+
+def call(face: str, x: ArrayLike, k: ArrayLike, out: NDArray[Any] | None, options: tuple[Any, ...]) -> NDArray[Any]: ...

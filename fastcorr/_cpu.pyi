@@ -1,0 +1,6 @@
+X86_LEVEL: int
+OPENMP: int
+COMPILER: str
+
+def max_threads() -> int: ...
+def obtainable_threads(wanted: int) -> int: ...
