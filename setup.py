@@ -20,7 +20,7 @@ from setuptools.errors import CompileError
 
 TABLE = runpy.run_path(str(Path(__file__).parent / "fastcorr" / "kernels" / "__init__.py"))
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
-PLAIN = ("_cpu", "_call")  # modules that do no arithmetic: one build, for the lowest level
+PLAIN = ("_cpu.pyx", "_call.pyx", "signal.py")  # no arithmetic: one build; signal.py saves a call 0.14 us as C
 OPTIONS = {
     "boundscheck": False,
     "wraparound": False,
@@ -32,9 +32,9 @@ OPTIONS = {
 
 def extensions():
     """One per plain module and one per (kernel, level), all from C that is generated once."""
-    names = [f"fastcorr.{name}" for name in PLAIN]
-    names += sorted({f"fastcorr.kernels.{row.family}" for row in TABLE["KERNELS"]})
-    modules = [Extension(name, [name.replace(".", "/") + ".pyx"]) for name in names]
+    files = [f"fastcorr/{name}" for name in PLAIN]
+    files += sorted({f"fastcorr/kernels/{row.family}.pyx" for row in TABLE["KERNELS"]})
+    modules = [Extension(file.rpartition(".")[0].replace("/", "."), [file]) for file in files]
     modules = cythonize(modules, compiler_directives=OPTIONS, include_path=["."])
     built = []
     for module in modules:

@@ -1,7 +1,5 @@
 """What this installation is and what it found."""
 
-from importlib.metadata import version
-
 import numpy as np
 
 from . import _cpu, isa, threads
@@ -16,8 +14,10 @@ def show_config():
     >>> fastcorr.show_config()  # doctest: +ELLIPSIS
     fastcorr ...
     """
+    from . import __version__
+
     openmp = f"yes (specification {_cpu.OPENMP})" if _cpu.OPENMP else "no: one thread"
-    print(f"fastcorr {version('fastcorr')}, numpy {np.__version__}")
+    print(f"fastcorr {__version__}, numpy {np.__version__}")
     print(f"compiler  {_cpu.COMPILER}")
     print(f"OpenMP    {openmp}")
     print(f"ISA       {isa.LEVEL} (built: {', '.join(isa.built())}; usable: {', '.join(isa.usable())})")

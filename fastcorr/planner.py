@@ -53,7 +53,7 @@ class Direct:
 
     @classmethod
     def build(cls, task):
-        """The object that runs: pack(k), run(x, k, y, threads, packed)."""
+        """The object that runs: pack(k), run(x, k, y, threads, packed, fresh)."""
         row = kernels.find("plane", task.problem.dtype)
         rules = [RULES.index(rule) for rule in task.problem.boundary]
         module = kernels.load(row, task.level)
@@ -84,7 +84,7 @@ class Reference:
     def pack(self, k):
         return k.copy()
 
-    def run(self, x, k, y, threads, packed):
+    def run(self, x, k, y, threads, packed, fresh):
         y[...] = reference.correlate(self.problem, x, self.problem.uncanonical(k) if self.problem.k_batched else k)
 
 

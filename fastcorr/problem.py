@@ -133,7 +133,7 @@ def result_dtype(x, k, dtype=None):
     for name, a in (("x", x), ("k", k)):
         if a.kind == "c" and result.kind != "c":
             raise TypeError(f"dtype={result} would discard the imaginary part of {name} ({a})")
-    return result.newbyteorder("=")
+    return result if result.isnative else result.newbyteorder("=")
 
 
 def signal(x_shape, k_shape, dtype, *, flip, mode, axes, boundary, fill, anchor, stride, dilation):

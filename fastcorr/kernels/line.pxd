@@ -69,11 +69,14 @@ cdef inline Py_ssize_t extend(Py_ssize_t u, Py_ssize_t n, int rule) noexcept nog
     if rule == EDGE:
         return 0 if u < 0 else n - 1
     cdef Py_ssize_t period = n if rule == WRAP else (2 * n if rule == SYMMETRIC else max(2 * (n - 1), 1))
-    u %= period
+    if not -period <= u < period:  # seldom that far, and a division is slow
+        u %= period
     if u < 0:
         u += period
     if u < n:
         return u
+    if rule == WRAP:
+        return u - n
     return 2 * n - 1 - u if rule == SYMMETRIC else 2 * (n - 1) - u
 
 
@@ -186,15 +189,35 @@ cdef inline void store(int type, const real* p, char* to, Py_ssize_t n, Py_ssize
             to[i * step] = p[i] != 0
 
 
+cdef inline void store_pairs(int type, const real* re, const real* im, char* to, Py_ssize_t n) noexcept nogil:
+    """`n` complex results that lie side by side; one loop over both parts vectorises, one for each does not."""
+    cdef Py_ssize_t i
+    cdef float* single = <float*>to
+    cdef double* double_ = <double*>to
+    if type == FLOAT32:
+        for i in range(n):
+            single[2 * i] = <float>re[i]
+            single[2 * i + 1] = <float>im[i]
+    else:
+        for i in range(n):
+            double_[2 * i] = <double>re[i]
+            double_[2 * i + 1] = <double>im[i]
+
+
 cdef inline void _gather_outside(
-    const Format* f, const char* line, real* to, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t u, Py_ssize_t stride,
-    Py_ssize_t n, Py_ssize_t step, int rule, real fill,
+    const Format* f, const char* line, real* to, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t first, Py_ssize_t last,
+    Py_ssize_t u, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t step, int rule, real fill,
 ) noexcept nogil:
+    # Samples `begin` to `end`, once `first` to `last` are there: most repeat one of those.
     cdef Py_ssize_t i, at
+    if rule == CONSTANT or n == 0:
+        for i in range(begin, end):
+            to[i] = fill
+        return
     for i in range(begin, end):
         at = extend(u + i * stride, n, rule)
-        if at < 0:
-            to[i] = fill
+        if stride == 1 and first <= at - u < last:
+            to[i] = to[at - u]
         else:
             load(f, line + at * step, to + i, 1, step)
 
@@ -211,6 +234,6 @@ cdef inline void gather(
         last = (last + stride - 1) // stride if last > 0 else 0
     first = min(first, count)
     last = max(first, min(last, count))
-    _gather_outside(f, line, to, 0, first, u, stride, n, step, rule, fill)
     load(f, line + (u + first * stride) * step, to + first, last - first, stride * step)
-    _gather_outside(f, line, to, last, count, u, stride, n, step, rule, fill)
+    _gather_outside(f, line, to, 0, first, first, last, u, stride, n, step, rule, fill)
+    _gather_outside(f, line, to, last, count, first, last, u, stride, n, step, rule, fill)

@@ -34,15 +34,17 @@ import numpy as np
 
 from .line cimport (
     BOOL, CONSTANT, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, Format, extend,
-    gather, load, store,
+    gather, load, store, store_pairs,
 )
-from .tile cimport LANES, MAX_ACC, MAX_ROWS, MAX_SWEEP, SWEEP_VECTORS, real, sweep, sweep_rows, tile
+from .tile cimport LANES, MAX_ACC, MAX_ROWS, SWEEP_ROWS, SWEEP_VECTORS, real, stream_fence, sweep, sweep_rows, tile
 
 cnp.import_array()
 
 cdef enum:
     MAX_AXES = 64       # numpy's limit
     CHAIN = 32          # taps summed one after the other; the error bound of NUMERICS rests on it
+    SMALL = 16 << 10    # bytes of scratch on the stack of a small call
+    MAX_TAPS = 4096     # of one sweep: their addresses, and as many lines of two vectors, fit the L2 cache
 
 # Bytes per thread, each with room for the other in a 32 kB L1 or a 512 kB L2; the optima are flat within a factor 2.
 cdef Py_ssize_t RING_BYTES = 24 << 10      # of one ring, where it can be had
@@ -50,7 +52,9 @@ cdef Py_ssize_t SWEEP_BYTES = 128 << 10    # of x under one sweep: two rows in t
 cdef Py_ssize_t BLOCK_BYTES = 512 << 10    # of x and y under a block whose edges are gathered: still in L2 by then
 cdef Py_ssize_t RING_LIMIT = 256 << 10     # of one ring, never more
 cdef Py_ssize_t LINES_BYTES = 128 << 10    # of gathered lines kept at hand
-cdef Py_ssize_t GATHER_WIDTH = 1023        # narrower images are gathered whole: cheaper than three segments
+cdef Py_ssize_t WINDOW_BYTES = 256 << 10   # of gathered lines kept for the next position along another axis
+cdef Py_ssize_t GATHER_BYTES = 2 << 10     # narrower images are gathered whole: cheaper than three segments
+cdef Py_ssize_t STREAM_BYTES = 8 << 20     # larger results pass by the cache, which they would not stay in
 cdef double SLAB_SECONDS = 0.01            # between two looks at Ctrl-C
 cdef double UNIT_WORK = 8e6                # multiply-adds per unit, so that threads share evenly
 cdef double GRAB_WORK = 1e5                # a thread takes this much at a time
@@ -85,7 +89,7 @@ cdef struct Job:
     int nbatch, nother
     Py_ssize_t parts_in, parts_out         # C and O
     Py_ssize_t xpart, ypart                # bytes from real to imaginary
-    Py_ssize_t lines, taps, chunks         # per input row
+    Py_ssize_t lines, taps, chain          # per input row; taps per partial sum
     Py_ssize_t classes, phase              # residues of output rows (dilation), of kernel rows (stride)
     Py_ssize_t class_size, larger_classes  # kernel rows per class; the first few have one more
     Py_ssize_t part_lines                  # lines of one part of complex data
@@ -95,10 +99,13 @@ cdef struct Job:
     Py_ssize_t outer, blocks, block, segments, units
     Py_ssize_t slots, slot                 # of the ring
     Py_ssize_t keep, length, phase_length  # of gathered lines, each of lane.s phases
+    Py_ssize_t line_slots                  # of those, per input row
+    bint lasting                           # gathered lines serve the next position along the last other axis too
     Format format
     int ytype
-    bint small                             # few kernel rows, few taps: see run_small
+    int sweep                              # output rows at a time in run_sweep; 0: run_block
     bint direct                            # whole panels may be stored straight to y
+    bint stream                            # and past the cache
     bint fills                             # whole lines of `fill` may be asked for
     real fill[2]
     const char* x
@@ -107,15 +114,20 @@ cdef struct Job:
 
 
 cdef struct Scratch:
-    real* zeros                            # what the first partial sum is added to: a line
+    void* block                            # to be freed
     real* ring
     real* gathered
     real* filled                           # a line of the real and one of the imaginary part of `fill`
     Py_ssize_t plane                       # the part this unit works on, where a real kernel takes them one by one
-    Py_ssize_t* resident                   # which line each slot of `gathered` holds
+    const char** resident                  # which line of x each slot of `gathered` holds, from lane `at` on
+    Py_ssize_t at
+    Py_ssize_t* line_slot                  # of each line, among those of its row
     Py_ssize_t* offset                     # of each line from the row's first sample in bytes, or OUTSIDE
+    bint outside                           # whether any is
     real** sum                             # per active row: where its partial sums wait
     real** result                          # per active row: where the finished one goes
+    const real** tap                       # where the taps of all input rows of one sweep start
+    const char** base                      # of each of these rows: what its taps keep a fixed distance from, or NULL
 
 
 cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -137,38 +149,42 @@ cdef inline Py_ssize_t largest_group(Py_ssize_t rows) noexcept nogil:
     return ceil_div(rows, ceil_div(rows, MAX_ROWS))
 
 
-cdef Scratch* scratch_new(const Job* job) noexcept nogil:
-    """One block for one thread; NULL when memory is short."""
+cdef Scratch* scratch_new(const Job* job, char* at_hand) noexcept nogil:
+    """What one thread needs, in the SMALL bytes `at_hand` (or NULL) or a block of its own; NULL when memory is short."""
     cdef Py_ssize_t parts = job.parts_out
     cdef Py_ssize_t ring = job.slots * job.slot
     cdef Py_ssize_t gathered = job.keep * job.length
     cdef Py_ssize_t filled = 2 * job.length if job.fills else 0
     cdef Py_ssize_t pointers = job.slots * parts
+    cdef Py_ssize_t rows = job.sweep + job.row.k - 1 if job.sweep else 0
     cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64
-    cdef Py_ssize_t zeros = job.slot // parts
-    cdef Py_ssize_t reals = (zeros + ring + gathered + filled) * <Py_ssize_t>sizeof(real)
-    cdef Py_ssize_t size = head + reals + (job.keep + job.lines) * <Py_ssize_t>sizeof(Py_ssize_t) \
-        + 2 * pointers * <Py_ssize_t>sizeof(real*)
-    cdef char* raw = <char*>malloc(size + 64 + sizeof(void*))
-    if raw == NULL:
-        return NULL
-    # Aligned by hand: C11's aligned_alloc is missing on Windows. The block's own address stands just below.
-    cdef char* p = <char*>((<size_t>raw + sizeof(void*) + 63) // 64 * 64)
-    (<void**>p - 1)[0] = raw
+    cdef Py_ssize_t reals = (ring + gathered + filled) * <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t size = head + reals + 2 * job.lines * <Py_ssize_t>sizeof(Py_ssize_t) \
+        + (job.keep + 2 * pointers + rows * (job.taps + 1)) * <Py_ssize_t>sizeof(real*)
+    cdef void* raw = NULL
+    cdef char* p = at_hand
+    if at_hand == NULL or size + 64 > SMALL:
+        raw = malloc(size + 64)
+        if raw == NULL:
+            return NULL
+        p = <char*>raw
+    p = <char*>((<size_t>p + 63) // 64 * 64)  # by hand: C11's aligned_alloc is missing on Windows
     cdef Scratch* s = <Scratch*>p
-    s.zeros = <real*>(p + head)
-    s.ring = s.zeros + zeros
+    s.block = raw
+    s.ring = <real*>(p + head)
     s.plane = 0
     s.gathered = s.ring + ring
     s.filled = s.gathered + gathered
     p += head + reals
-    s.resident = <Py_ssize_t*>p
-    s.offset = s.resident + job.keep
-    s.sum = <real**>(s.offset + job.lines)
+    s.offset = <Py_ssize_t*>p
+    s.line_slot = s.offset + job.lines
+    s.resident = <const char**>(s.line_slot + job.lines)
+    s.sum = <real**>(s.resident + job.keep)
     s.result = s.sum + pointers
+    s.base = <const char**>(s.result + pointers)
+    s.tap = <const real**>(s.base + rows)
+    s.at = -1
     cdef Py_ssize_t c, i
-    for i in range(zeros):
-        s.zeros[i] = 0
     for c in range(2 if job.fills else 0):
         for i in range(job.length):
             s.filled[c * job.length + i] = job.fill[c]
@@ -177,26 +193,41 @@ cdef Scratch* scratch_new(const Job* job) noexcept nogil:
 
 cdef void scratch_free(Scratch* s) noexcept nogil:
     if s != NULL:
-        free((<void**>s - 1)[0])
+        free(s.block)
+
+
+cdef inline Py_ssize_t window(const Axis* axis) noexcept nogil:
+    """Samples a dilated kernel covers."""
+    return axis.d * (axis.k - 1) + 1
 
 
 cdef void locate_lines(const Job* job, const Py_ssize_t* position, Scratch* s) noexcept nogil:
-    """Where each line of taps starts, for outputs at `position` along the other axes."""
-    cdef Py_ssize_t line, rest, at, sum
+    """Where each line of taps starts, for outputs at `position` along the other axes.
+
+    Its slot follows from where it lies in the window along each of them: as the window moves on by a few samples, lines
+    that stay inside keep their slots.
+    """
+    cdef Py_ssize_t line, rest, at, sum, slot
     cdef const Axis* axis
     cdef int i
+    s.outside = False
     for line in range(job.lines):
         rest = line % job.part_lines
         sum = line // job.part_lines * job.xpart
+        slot = line // job.part_lines
         for i in range(job.nother - 1, -1, -1):
             axis = &job.other[i]
-            at = extend(axis.s * position[i] + axis.d * (rest % axis.k) - axis.lo, axis.n, axis.rule)
+            at = axis.s * position[i] + axis.d * (rest % axis.k)
+            slot = slot * window(axis) + at % window(axis)
+            at = extend(at - axis.lo, axis.n, axis.rule)
             rest //= axis.k
             if at < 0:
                 sum = OUTSIDE
+                s.outside = True
                 break
             sum += at * axis.x
         s.offset[line] = sum
+        s.line_slot[line] = slot if job.lasting else line
 
 
 cdef const real* gather_line(
@@ -204,11 +235,11 @@ cdef const real* gather_line(
 ) noexcept nogil:
     """`line` of input row `u`, which starts at `p`, from scratch: gathered now, or kept since it was last needed."""
     cdef const Axis* lane = &job.lane
-    cdef Py_ssize_t name = u * job.lines + line, slot = name % job.keep, part = s.plane + line // job.part_lines
+    cdef Py_ssize_t slot = (u * job.line_slots + s.line_slot[line]) % job.keep, part = s.plane + line // job.part_lines
     cdef real* to = s.gathered + slot * job.length
-    if s.resident[slot] == name:
+    if s.resident[slot] == p:
         return to
-    s.resident[slot] = name
+    s.resident[slot] = p
     # A strided lane axis splits into its phases, each contiguous: tap b reads phase d*b % s from d*b // s on.
     cdef Py_ssize_t phase, reach, count, i
     for phase in range(min(lane.s, lane.d * (lane.k - 1) + 1)):
@@ -242,56 +273,104 @@ cdef inline void point_taps(
     Py_ssize_t end, Scratch* s, const real** tap,
 ) noexcept nogil:
     """Where taps `begin` to `end` of input row `u` start."""
-    cdef Py_ssize_t line = begin // job.lane.k if begin else 0, b = begin - line * job.lane.k, off, t
-    cdef Py_ssize_t q = extend(job.row.d * u + job.row.s * residue - job.row.lo, job.row.n, job.row.rule)
+    cdef Py_ssize_t line = begin // job.lane.k if begin else 0, b = begin - line * job.lane.k, t = begin, d = job.lane.d
+    cdef Py_ssize_t q = extend(job.row.d * u + job.row.s * residue - job.row.lo, job.row.n, job.row.rule), n, i
     cdef const char* row = x + q * job.row.x if q >= 0 else <const char*>NULL
-    cdef const real* start = line_start(job, seg, row, u, line, s)
-    for t in range(end - begin):
-        if b == job.lane.k:
-            b = 0
-            line += 1
-            start = line_start(job, seg, row, u, line, s)
-        off = job.lane.d * b
-        if job.lane.s > 1:
-            off = off % job.lane.s * job.phase_length + off // job.lane.s
-        tap[t] = start + off
-        b += 1
+    cdef const real* start
+    while t < end:
+        start = line_start(job, seg, row, u, line, s)
+        n = min(job.lane.k - b, end - t)
+        if job.lane.s == 1:
+            for i in range(n):
+                tap[i] = start + d * (b + i)
+        else:
+            for i in range(n):
+                tap[i] = start + d * (b + i) % job.lane.s * job.phase_length + d * (b + i) // job.lane.s
+        tap += n
+        t += n
+        line += 1
+        b = 0
+
+
+cdef inline void point_row(
+    const Job* job, const Segment* seg, const char* x, Py_ssize_t residue, Py_ssize_t u, Py_ssize_t r, bint fresh,
+    Scratch* s,
+) noexcept nogil:
+    """`point_taps` for row `r` of a sweep: mostly all taps just move by as much as the row does."""
+    cdef const real** tap = s.tap + r * job.taps
+    cdef const char* base = NULL
+    cdef Py_ssize_t line, t, move, q = -1
+    if not s.outside:
+        q = extend(job.row.d * u + job.row.s * residue - job.row.lo, job.row.n, job.row.rule)
+    if q >= 0:
+        base = x + q * job.row.x
+        if not seg.inplace:
+            if fresh:
+                for line in range(job.lines):
+                    gather_line(job, seg, base + s.offset[line], u, line, s)
+            base = <const char*>(s.gathered + u * job.line_slots % job.keep * job.length)
+    if base != NULL and s.base[r] != NULL:
+        move = base - s.base[r]
+        for t in range(job.taps):
+            tap[t] = <const real*>(<const char*>tap[t] + move)
+    else:
+        point_taps(job, seg, x, residue, u, 0, job.taps, s, tap)
+    s.base[r] = base
+
+
+cdef inline void store_panels(const Job* job, const real* sums, char* y, Py_ssize_t width) noexcept nogil:
+    """`width` results of one row, all parts of them, from scratch to y."""
+    cdef Py_ssize_t o, part_slot = job.slot // job.parts_out
+    if job.parts_out == 2 and job.lane.y == 2 * job.ypart:
+        store_pairs(job.ytype, sums, sums + part_slot, y, width)
+        return
+    for o in range(job.parts_out):
+        store(job.ytype, sums + o * part_slot, y + o * job.ypart, width, job.lane.y)
 
 
 cdef inline void store_row(
     const Job* job, const Segment* seg, const real* sums, char* y, Py_ssize_t panels, Py_ssize_t shift
 ) noexcept nogil:
-    """One finished row of a segment from scratch to y: whole panels, then the last one, moved back to `shift`."""
+    """One finished row of a segment: whole panels, then the last one, moved back to `shift`."""
     cdef Py_ssize_t width = seg.vectors * LANES, at = panels * width
-    store(job.ytype, sums, y, min(seg.width, at), job.lane.y)
+    store_panels(job, sums, y, min(seg.width, at))
     if panels < seg.panels:
-        store(job.ytype, sums + at, y + shift * job.lane.y, width, job.lane.y)
+        store_panels(job, sums + at, y + shift * job.lane.y, width)
 
 
-cdef void run_small(
+cdef void run_sweep(
     const Job* job, const Segment* seg, const char* x, char* y, const real* w, Py_ssize_t residue,
     Py_ssize_t begin, Py_ssize_t end, Scratch* s,
 ) noexcept nogil:
-    """`run_block` for kernels of few rows: `sweep` keeps all partial sums in registers."""
-    cdef Py_ssize_t width = seg.vectors * LANES
-    cdef Py_ssize_t panels = seg.width // width, shift = seg.width - width, i, u, r
-    cdef int rows = sweep_rows(job.row.k)
-    cdef const real* tap[CHAIN * (MAX_SWEEP + 6)]
-    cdef real* dst[MAX_SWEEP]
+    """`run_block` where all sums of some output rows fit the registers."""
+    cdef Py_ssize_t width = seg.vectors * LANES, reach = job.row.k, parts = job.parts_out, part_slot = job.slot // parts
+    cdef Py_ssize_t panels, shift = seg.width - width, at, i, u = begin, r
+    cdef int rows = job.sweep
+    cdef real* dst[SWEEP_ROWS]
     cdef char* yrow
+    for r in range(rows + reach - 1):
+        s.base[r] = NULL
     i = begin
     while i < end:
         i = min(i, end - rows)  # the last rows are moved back: some are made twice, with the same result
-        for u in range(rows + job.row.k - 1):
-            point_taps(job, seg, x, residue, i + u, 0, job.taps, s, tap + u * job.taps)
+        for r in range(rows + reach - 1):
+            point_row(job, seg, x, residue, i + r, r, i + r >= u, s)
+        u = i + rows + reach - 1
         yrow = y + (job.classes * i + residue) * job.row.y + seg.at * job.lane.y
-        for r in range(rows):
-            dst[r] = <real*>(yrow + r * job.classes * job.row.y) if job.direct else s.ring + r * job.slot
-        sweep(job.row.k, seg.vectors, panels, job.taps, tap, 0, w, dst)
-        if panels < seg.panels:
+        for r in range(rows * parts):
+            dst[r] = <real*>(yrow + r * job.classes * job.row.y) if job.direct else s.ring + r * part_slot
+        at = 0
+        if job.stream and <size_t>dst[0] % 64:
+            sweep(reach, parts, 1, job.taps, job.chain, s.tap, 0, w, dst, False)
+            at = (64 - <size_t>dst[0] % 64) // sizeof(real)
             for r in range(rows):
-                dst[r] += shift if job.direct else panels * width
-            sweep(job.row.k, seg.vectors, 1, job.taps, tap, shift, w, dst)
+                dst[r] += at
+        panels = (seg.width - at) // width
+        sweep(reach, parts, panels, job.taps, job.chain, s.tap, at, w, dst, job.stream)
+        if at + panels * width < seg.width:
+            for r in range(rows * parts):
+                dst[r] += shift - at if job.direct else panels * width
+            sweep(reach, parts, 1, job.taps, job.chain, s.tap, shift, w, dst, False)
         if not job.direct:
             for r in range(rows):
                 store_row(job, seg, s.ring + r * job.slot, yrow + r * job.classes * job.row.y, panels, shift)
@@ -308,7 +387,7 @@ cdef void run_block(
     # Whole panels first; `shift` is where the last one starts, `at` where its sums wait.
     cdef Py_ssize_t panels = max(1, seg.width // width), shift = max(0, seg.width - width), at = panels * width
     cdef bint whole = job.direct and seg.width >= width
-    cdef Py_ssize_t u, top, cls, out, first, last, rows, groups, group, g0, g1, lo, hi, j, r, o, i, slot, chunk, t0, t1
+    cdef Py_ssize_t u, top, cls, out, first, last, rows, groups, group, g0, g1, lo, hi, j, r, o, i, slot, t0, t1
     cdef char* yrow
     cdef real* sums
     cdef const real* weights
@@ -347,9 +426,9 @@ cdef void run_block(
         rows *= parts
         groups = ceil_div(rows, MAX_ROWS)
         t1 = 0
-        for chunk in range(job.chunks):
+        while t1 < job.taps:
             t0 = t1
-            t1 = job.taps if chunk == job.chunks - 1 else job.taps * (chunk + 1) // job.chunks
+            t1 = min(job.taps, t0 + job.chain)
             point_taps(job, seg, x, residue, u, t0, t1, s, tap)
             g1 = 0
             for group in range(groups):
@@ -363,19 +442,19 @@ cdef void run_block(
                 for r in range(n):
                     i = lo - first * parts + r
                     # Kernel row 0 opens the sum.
-                    src[r] = s.zeros if chunk == 0 and cls == 0 and lo + r >= rows - parts else s.sum[i]
-                    dst[r] = s.result[i] if chunk == job.chunks - 1 else s.sum[i]
+                    src[r] = NULL if t0 == 0 and cls == 0 and lo + r >= rows - parts else s.sum[i]
+                    dst[r] = s.result[i] if t1 == job.taps else s.sum[i]
                 weights = w + class_start(job, cls) * parts * job.taps + t0 * rows + lo
                 tile(n, seg.vectors, panels, t1 - t0, tap, 0, weights, src, dst, rows)
                 if panels < seg.panels:
                     # The last panel is moved back to end with the segment; its sums have a place of their own.
                     for r in range(n):
-                        src[r] += at
+                        if src[r] != NULL:
+                            src[r] += at
                         dst[r] += at if dst[r] == s.sum[lo - first * parts + r] else shift
                     tile(n, seg.vectors, 1, t1 - t0, tap, shift, weights, src, dst, rows)
         if yrow != NULL and not whole:
-            for o in range(parts):
-                store_row(job, seg, s.sum[o], yrow + o * job.ypart, panels, shift)
+            store_row(job, seg, s.sum[0], yrow, panels, shift)
 
 
 cdef Segment find_segment(const Job* job, Py_ssize_t index) noexcept nogil:
@@ -395,13 +474,16 @@ cdef Segment find_segment(const Job* job, Py_ssize_t index) noexcept nogil:
 
 cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s) noexcept nogil:
     """One segment of one block of rows of one residue class of one outer index."""
-    cdef Segment seg = find_segment(job, unit % job.segments)
-    cdef Py_ssize_t block, residue, begin, end, at, kernel = 0
     cdef Py_ssize_t position[MAX_AXES]
+    if job.nother:  # neighbours follow each other: they share most of their lines
+        position[job.nother - 1] = unit % job.other[job.nother - 1].m
+        unit //= job.other[job.nother - 1].m
+    cdef Segment seg = find_segment(job, unit % job.segments)
+    unit //= job.segments
+    cdef Py_ssize_t block, residue, begin, end, at, kernel = 0
     cdef const char* x = job.x
     cdef char* y = job.y
     cdef int i
-    unit //= job.segments
     block = unit % job.blocks
     unit //= job.blocks
     residue = unit % job.classes
@@ -410,9 +492,10 @@ cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s) noexcept nogil:
     end = min(begin + job.block, ceil_div(job.row.m - residue, job.classes))
     if begin >= end:
         return
-    for i in range(job.nother - 1, -1, -1):
+    for i in range(job.nother - 2, -1, -1):
         position[i] = unit % job.other[i].m
         unit //= job.other[i].m
+    for i in range(job.nother):
         y += position[i] * job.other[i].y
     for i in range(job.nbatch - 1, -1, -1):
         at = unit % job.batch[i].n
@@ -423,12 +506,16 @@ cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s) noexcept nogil:
         y += at * job.batch[i].y
         kernel += at * job.batch[i].k
     locate_lines(job, position, s)
-    for i in range(job.keep):
-        s.resident[i] = -1
-    if job.small and end - begin >= sweep_rows(job.row.k) and seg.width >= LANES:
-        seg.vectors = min(seg.vectors, SWEEP_VECTORS)
+    if s.at != seg.at:
+        s.at = seg.at
+        for i in range(job.keep):
+            s.resident[i] = NULL
+    if job.sweep and end - begin >= job.sweep and seg.width >= SWEEP_VECTORS * LANES:
+        seg.vectors = SWEEP_VECTORS
         seg.panels = <int>ceil_div(seg.width, seg.vectors * LANES)
-        run_small(job, &seg, x, y, job.w + kernel * job.kernel_size, residue, begin, end, s)
+        run_sweep(job, &seg, x, y, job.w + kernel * job.kernel_size, residue, begin, end, s)
+        if job.stream:
+            stream_fence()
         return
     run_block(job, &seg, x, y, job.w + kernel * job.kernel_size, residue, begin, end, s)
 
@@ -439,8 +526,9 @@ cdef int run_units(const Job* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t 
     cdef int failed = 0
     cdef int* failure = &failed
     cdef Scratch* s = NULL
+    cdef char at_hand[SMALL]
     if threads == 1:
-        s = scratch_new(job)
+        s = scratch_new(job, at_hand)
         if s == NULL:
             return -1
         for unit in range(begin, end):
@@ -448,7 +536,7 @@ cdef int run_units(const Job* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t 
         scratch_free(s)
         return 0
     with parallel(num_threads=threads):
-        s = scratch_new(job)
+        s = scratch_new(job, NULL)
         if s == NULL:
             failure[0] = -1
         for unit in prange(begin, end, schedule="dynamic", chunksize=grab):
@@ -570,7 +658,7 @@ cdef class Plane:
         for i in range(job.nbatch):
             job.outer *= self.batch[i].n
         job.taps = job.lines * job.lane.k
-        job.chunks = ceil_div(job.taps, CHAIN)
+        job.chain = ceil_div(job.taps, ceil_div(job.taps, CHAIN))
         job.kernel_size = job.row.k * job.parts_out * job.taps
         # gcd by hand: d and s share a factor f; d/f classes of output rows, s/f of kernel rows.
         cdef Py_ssize_t f = job.row.d, g = job.row.s
@@ -581,7 +669,9 @@ cdef class Plane:
         job.class_size = job.row.k // job.phase
         job.larger_classes = job.row.k % job.phase
         job.part_lines = job.lines // job.parts_in
-        job.small = job.phase == 1 and job.parts_out == 1 and job.chunks == 1 and sweep_rows(job.row.k) > 0
+        job.sweep = sweep_rows(job.row.k, job.parts_out, job.chain < job.taps)
+        if job.phase > 1 or (job.sweep + job.row.k - 1) * job.taps > MAX_TAPS:
+            job.sweep = 0
 
     cdef int write_packed(self, const char* k, const Format* f, real* to) except -1 nogil:
         """Kernel samples as the tile reads them: [kernel][class][tap][row], last kernel row first."""
@@ -628,8 +718,10 @@ cdef class Plane:
         self.write_packed(<const char*>cnp.PyArray_DATA(k), &f, <real*>cnp.PyArray_DATA(packed))
         return packed
 
-    def run(self, cnp.ndarray x not None, cnp.ndarray k not None, cnp.ndarray y not None, int threads, bint packed):
-        """y = the result for x and the kernel `k`, packed or C-contiguous and canonical."""
+    def run(
+        self, cnp.ndarray x not None, cnp.ndarray k not None, cnp.ndarray y not None, int threads, bint packed, bint fresh
+    ):
+        """y = the result for x and the kernel `k`, packed or C-contiguous and canonical. `fresh`: y was just allocated."""
         cdef Job job = self.job
         cdef Batch batch[MAX_AXES]
         cdef Axis other[MAX_AXES]
@@ -661,7 +753,7 @@ cdef class Plane:
             set_strides(self.lane_axis, 0, 0, xn, xs, ys, &job.lane.x, &job.lane.y)
         job.x = <const char*>cnp.PyArray_DATA(x)
         job.y = <char*>cnp.PyArray_DATA(y)
-        work = lay_out(&job, threads)
+        work = lay_out(&job, threads, fresh)
         if packed:
             job.w = <const real*>cnp.PyArray_DATA(k)
         else:
@@ -724,7 +816,7 @@ cdef inline int real_type() noexcept:
     return INT32 if sizeof(real) == 4 else INT64
 
 
-cdef double lay_out(Job* job, int threads) noexcept:
+cdef double lay_out(Job* job, int threads, bint fresh) noexcept:
     """Segments of lanes, blocks of rows, the ring: all that depends on layout and threads. Returns work per unit."""
     cdef Axis* lane = &job.lane
     cdef Axis* row = &job.row
@@ -746,17 +838,23 @@ cdef double lay_out(Job* job, int threads) noexcept:
              or (sizeof(real) == 8 and job.ytype == UINT64))
     )
 
+    # Pages the system has just cleared are in the cache already.
+    job.stream = (
+        job.sweep and job.direct and not fresh and row.m * row.y > STREAM_BYTES and job.classes * row.y % 64 == 0
+    )
+
     # The lane axis: gathered edges, an inside read in place.
+    cdef Py_ssize_t edge = LANES * SWEEP_VECTORS if job.sweep else LANES
     span = lane.d * (lane.k - 1)
     left, right = 0, m
     if inplace:
         left = min(m, max(0, lane.lo))
         right = max(left, min(m, lane.n + lane.lo - span))
         if left > 0:
-            left = min(right, ceil_div(left, LANES) * LANES)
+            left = min(right, ceil_div(left, edge) * edge)
         if right < m:
-            right = max(left, m - ceil_div(m - right, LANES) * LANES)
-        if right - left < LANES or (m <= GATHER_WIDTH and right - left < m):
+            right = max(left, m - ceil_div(m - right, edge) * edge)
+        if right - left < edge or (m * <Py_ssize_t>sizeof(real) <= GATHER_BYTES and right - left < m):
             inplace = False
             left, right = 0, m
     job.regions = 0
@@ -776,8 +874,8 @@ cdef double lay_out(Job* job, int threads) noexcept:
         job.block = max(min(count, 2 * job.slots), ceil_div(count, need))
     job.slots = min(job.slots, ring_rows)
     need = RING_BYTES // (job.slots * job.parts_out * <Py_ssize_t>sizeof(real)) // LANES * LANES
-    if job.small:
-        need = SWEEP_BYTES // ((sweep_rows(row.k) + row.k - 1) * job.lines * <Py_ssize_t>sizeof(real)) // LANES * LANES
+    if job.sweep:
+        need = SWEEP_BYTES // ((job.sweep + row.k - 1) * job.lines * <Py_ssize_t>sizeof(real)) // LANES * LANES
     job.segments = 0
     for i in range(job.regions):
         cut_region(&job.region[i], need)
@@ -789,13 +887,25 @@ cdef double lay_out(Job* job, int threads) noexcept:
     if job.regions > 1:
         need = BLOCK_BYTES // (m * 2 * <Py_ssize_t>sizeof(real))
         job.block = min(job.block, max(need, 4 * job.slots))
-    if job.small and job.block > sweep_rows(row.k):
-        job.block -= job.block % sweep_rows(row.k)
+    job.line_slots = job.lines
+    job.lasting = False
+    if job.sweep and job.nother and not (job.regions == 1 and inplace):
+        # All lines under a block are kept, if enough rows of them can be.
+        need = job.parts_in
+        for i in range(job.nother):
+            need *= window(&job.other[i])
+        span = WINDOW_BYTES // (need * (widest + window(lane)) * lane.s * <Py_ssize_t>sizeof(real)) - row.k + 1
+        if span >= min(job.block, 2 * row.k):
+            job.lasting = True
+            job.line_slots = need
+            job.block = min(job.block, span)
+    if job.sweep and job.block > job.sweep:
+        job.block -= job.block % job.sweep
     if job.slots == ring_rows:
         job.block = min(job.block, ring_rows)
     job.slots = min(job.slots, job.block)
-    if job.small:
-        job.slots = max(job.slots, MAX_SWEEP)
+    if job.sweep:
+        job.slots = max(job.slots, job.sweep)
     job.blocks = ceil_div(count, job.block)
     job.units = job.outer * job.classes * job.blocks * job.segments
 
@@ -809,8 +919,10 @@ cdef double lay_out(Job* job, int threads) noexcept:
     # Lines one chunk needs at once; all rows of one sweep.
     span = job.lines
     count = min(job.lines, ceil_div(CHAIN - 1, lane.k) + 1)
-    if job.small:
-        span = count = job.lines * (sweep_rows(row.k) + row.k - 1)
+    if job.sweep:
+        span = count = job.line_slots * (job.sweep + row.k - 1)
+        if job.lasting:
+            span = count = job.line_slots * (job.block + row.k - 1)
     job.keep = min(span, max(count, LINES_BYTES // (job.length * <Py_ssize_t>sizeof(real))))
     return work_row * job.block
 

@@ -16,21 +16,25 @@ typedef REAL real;
 
 #if defined(__GNUC__)
 typedef real vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
+typedef real local_vec __attribute__((vector_size(VECTOR_BYTES)));
 #define always_inline_void __attribute__((always_inline)) void
 static inline vec vec_zero(void) { return (vec){0}; }
 #else
 typedef real vec;
+typedef real local_vec;
 #define always_inline_void void
 static inline vec vec_zero(void) { return 0; }
 #endif
 
-/* Rows and accumulators that fit the register file: ROWS weights, one load and ACC sums. With 16 registers 6x2 spills
- * (half the speed); with 32, 6x4 does not. */
+/* What fits the register file: MAX_ROWS weights, one load and MAX_ACC sums of the tile; for the sweep twice SWEEP_ROWS
+ * (or PAIR_ROWS for complex data) x SWEEP_VECTORS sums and SWEEP_VECTORS loads. With 16 registers 6x2 spills (half the
+ * speed); with 32, 6x4 does not. */
 #if defined(__AVX512F__) || defined(__aarch64__)
-enum { LANES = sizeof(vec) / sizeof(real), MAX_ROWS = 6, MAX_ACC = 24, MAX_SWEEP = 6, SWEEP_VECTORS = 2, SWEEP_REACH = 7 };
+enum { MAX_ROWS = 6, MAX_ACC = 24, SWEEP_ROWS = 7, PAIR_ROWS = 3, SWEEP_VECTORS = 2 };
 #else
-enum { LANES = sizeof(vec) / sizeof(real), MAX_ROWS = 5, MAX_ACC = 12, MAX_SWEEP = 6, SWEEP_VECTORS = 1, SWEEP_REACH = 4 };
+enum { MAX_ROWS = 5, MAX_ACC = 12, SWEEP_ROWS = 6, PAIR_ROWS = 0, SWEEP_VECTORS = 2 };
 #endif
+enum { LANES = sizeof(vec) / sizeof(real) };
 
 /* Loads once. Left to itself gcc folds the load into each of up to three multiply-adds, and a 64-byte load that
  * crosses a cache line costs two cycles: 75 instead of 115 GFLOP/s at 3 rows. */
@@ -40,5 +44,30 @@ static inline vec vec_load(const real *p) {
     __asm__("" : "+v"(x));
 #endif
     return x;
+}
+
+/* A store past the cache, to an address aligned to the vector: what is too large to stay is not read in only to be
+ * overwritten. Other threads see it after the fence. */
+#if defined(__SSE2__)
+#include <immintrin.h>
+#if defined(__AVX512F__)
+static inline void vec_stream(real *p, local_vec x) { _mm512_stream_si512((void *)p, (__m512i)x); }
+#elif defined(__AVX2__)
+static inline void vec_stream(real *p, local_vec x) { _mm256_stream_si256((void *)p, (__m256i)x); }
+#else
+static inline void vec_stream(real *p, local_vec x) { _mm_stream_si128((void *)p, (__m128i)x); }
+#endif
+static inline void stream_fence(void) { _mm_sfence(); }
+#else
+static inline void vec_stream(real *p, local_vec x) { *(vec *)p = x; }
+static inline void stream_fence(void) {}
+#endif
+
+/* With 16 registers the totals of a sweep do not fit beside its sums. Told that they are read here, gcc leaves them in
+ * memory; left to itself it keeps some and spills sums inside the multiply loop (62 GFLOP/s instead of 89). */
+static inline void wait_in_memory(local_vec *p) {
+#if defined(__GNUC__) && !defined(__AVX512F__) && !defined(__aarch64__)
+    __asm__ volatile("" : : "r"(p) : "memory");
+#endif
 }
 #endif

@@ -9,15 +9,19 @@ knows nothing of shapes: what rows, taps and lanes are is the caller's business.
 cdef extern from "simd.h":
     ctypedef double real  # float, double, int32_t or int64_t: see setup.py
     ctypedef double vec
+    ctypedef double local_vec
     ctypedef void always_inline_void
     enum: LANES
     enum: MAX_ROWS
     enum: MAX_ACC
-    enum: MAX_SWEEP
+    enum: SWEEP_ROWS
+    enum: PAIR_ROWS
     enum: SWEEP_VECTORS
-    enum: SWEEP_REACH
     vec vec_zero() noexcept nogil
     vec vec_load(const real* p) noexcept nogil
+    void wait_in_memory(local_vec* p) noexcept nogil
+    void vec_stream(real* p, local_vec x) noexcept nogil
+    void stream_fence() noexcept nogil
 
 
 cdef inline always_inline_void _step(
@@ -25,8 +29,9 @@ cdef inline always_inline_void _step(
     const real* w, Py_ssize_t step, vec* acc,
 ) noexcept nogil:
     # The multiply loop. Inlined with constant `rows` and `vectors`, so that the loops over them unroll and all sums live
-    # in registers. gcc does that early enough only for loops inside another one.
-    cdef vec x
+    # in registers. gcc does that early enough only for loops inside another one. Weights run outside: one at a time is
+    # live, where vectors outside would keep all of them.
+    cdef vec x[8]
     cdef const real* p
     cdef Py_ssize_t t
     cdef int i, r, v
@@ -34,10 +39,15 @@ cdef inline always_inline_void _step(
         acc[i] = vec_zero()
     for t in range(taps):
         p = tap[t] + at
-        for v in range(vectors):
-            x = vec_load(p + v * LANES)
+        if rows == 1:  # nothing to share: each load is used and gone
+            for v in range(vectors):
+                acc[v] += w[0] * vec_load(p + v * LANES)
+        else:
+            for v in range(vectors):
+                x[v] = vec_load(p + v * LANES)
             for r in range(rows):
-                acc[r * vectors + v] += w[r] * x
+                for v in range(vectors):
+                    acc[r * vectors + v] += w[r] * x[v]
         w += step
 
 
@@ -53,10 +63,14 @@ cdef inline always_inline_void _tile(
     for panel in range(panels):
         _step(rows, vectors, taps, tap, at, w, step, acc)
         for r in range(rows):
-            p = src[r] + shift
             to = dst[r] + shift
-            for v in range(vectors):
-                (<vec*>(to + v * LANES))[0] = (<const vec*>(p + v * LANES))[0] + acc[r * vectors + v]
+            if src[r] == NULL:
+                for v in range(vectors):
+                    (<vec*>(to + v * LANES))[0] = vec_zero() + acc[r * vectors + v]
+            else:
+                p = src[r] + shift
+                for v in range(vectors):
+                    (<vec*>(to + v * LANES))[0] = (<const vec*>(p + v * LANES))[0] + acc[r * vectors + v]
         at += vectors * LANES
         shift += vectors * LANES
 
@@ -68,6 +82,7 @@ cdef inline void tile(
     """`panels` blocks of `rows` x `vectors`, side by side: lanes `at`, `at + vectors * LANES`, ... of each tap.
 
     rows <= MAX_ROWS, vectors 1, 2, 4 or 8, rows * vectors <= MAX_ACC; `step` reals from one tap's weights to the next.
+    Where `src` is NULL the sum starts from zero.
     """
     if vectors == 8:
         if rows == 1:
@@ -117,87 +132,168 @@ cdef inline void tile(
             _tile(6, 1, panels, taps, tap, at, w, src, dst, step)
 
 
-cdef inline always_inline_void _sweep_step(
-    const int s, const int reach, const int rows, const int vectors, Py_ssize_t taps, const real* const* tap,
-    Py_ssize_t at, const real* w, vec* total,
+cdef inline always_inline_void _sweep_row(
+    const bint chained, const bint spill, const int first, const int last, const int vectors, Py_ssize_t taps, Py_ssize_t chain, const real* const* tap,
+    Py_ssize_t at, const real* w, Py_ssize_t step, local_vec* total,
 ) noexcept nogil:
-    # Input row s meets output rows s - reach + 1 to s, each with kernel row s - r: rows run against kernel rows.
+    # One input row: its partial sums, in chains, go to rows `first` to `last` of the block.
     cdef vec acc[MAX_ACC]
-    cdef int first = max(0, s - reach + 1), last = min(rows, s + 1)
     cdef int i
-    if s < rows + reach - 1:
-        _step(last - first, vectors, taps, tap + s * taps, at, w + (reach - 1 - s if s < reach else 0), reach, acc)
+    while chained and taps > chain:
+        _step(last - first, vectors, chain, tap, at, w, step, acc)
         for i in range((last - first) * vectors):
             total[first * vectors + i] += acc[i]
+        tap += chain
+        w += chain * step
+        taps -= chain
+    _step(last - first, vectors, taps, tap, at, w, step, acc)
+    for i in range((last - first) * vectors):
+        total[first * vectors + i] += acc[i]
+    if spill:
+        wait_in_memory(total)
 
 
-cdef inline always_inline_void _sweep(
-    const int reach, const int rows, const int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap,
-    Py_ssize_t at, const real* w, real* const* dst,
+cdef inline always_inline_void _short_row(
+    const int s, const int reach, const int vectors, Py_ssize_t taps, const real* const* tap, Py_ssize_t at,
+    const real* w, local_vec* total,
 ) noexcept nogil:
-    cdef vec total[MAX_SWEEP * 2]
+    # Input row s meets output rows s - reach + 1 to s, each with kernel row s - r: rows run against kernel rows.
+    if s < SWEEP_ROWS + reach - 1:
+        _sweep_row(
+            False, False, max(0, s - reach + 1), min(SWEEP_ROWS, s + 1), vectors, taps, taps, tap + s * taps, at,
+            w + (reach - 1 - s if s < reach else 0), reach, total,
+        )
+
+
+cdef inline always_inline_void _short_sweep(
+    const int reach, const int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap, Py_ssize_t at,
+    const real* w, real* const* dst, bint stream,
+) noexcept nogil:
+    # Fewer kernel rows than rows in the block: every input row is a case of its own.
+    cdef local_vec total[SWEEP_ROWS * SWEEP_VECTORS]
     cdef Py_ssize_t panel, shift = 0
-    cdef int r, v
     for panel in range(panels):
-        for r in range(rows):
-            for v in range(vectors):
-                total[r * vectors + v] = vec_zero()
-        _sweep_step(0, reach, rows, vectors, taps, tap, at, w, total)
-        _sweep_step(1, reach, rows, vectors, taps, tap, at, w, total)
-        _sweep_step(2, reach, rows, vectors, taps, tap, at, w, total)
-        _sweep_step(3, reach, rows, vectors, taps, tap, at, w, total)
-        _sweep_step(4, reach, rows, vectors, taps, tap, at, w, total)
-        _sweep_step(5, reach, rows, vectors, taps, tap, at, w, total)
-        _sweep_step(6, reach, rows, vectors, taps, tap, at, w, total)
-        _sweep_step(7, reach, rows, vectors, taps, tap, at, w, total)
-        _sweep_step(8, reach, rows, vectors, taps, tap, at, w, total)
-        _sweep_step(9, reach, rows, vectors, taps, tap, at, w, total)
-        _sweep_step(10, reach, rows, vectors, taps, tap, at, w, total)
-        _sweep_step(11, reach, rows, vectors, taps, tap, at, w, total)
-        for r in range(rows):
-            for v in range(vectors):
-                (<vec*>(dst[r] + shift + v * LANES))[0] = total[r * vectors + v]
+        _clear(SWEEP_ROWS * vectors, total)
+        _short_row(0, reach, vectors, taps, tap, at, w, total)
+        _short_row(1, reach, vectors, taps, tap, at, w, total)
+        _short_row(2, reach, vectors, taps, tap, at, w, total)
+        _short_row(3, reach, vectors, taps, tap, at, w, total)
+        _short_row(4, reach, vectors, taps, tap, at, w, total)
+        _short_row(5, reach, vectors, taps, tap, at, w, total)
+        _short_row(6, reach, vectors, taps, tap, at, w, total)
+        _short_row(7, reach, vectors, taps, tap, at, w, total)
+        _short_row(8, reach, vectors, taps, tap, at, w, total)
+        _short_row(9, reach, vectors, taps, tap, at, w, total)
+        _short_row(10, reach, vectors, taps, tap, at, w, total)
+        _short_row(11, reach, vectors, taps, tap, at, w, total)
+        _leave(SWEEP_ROWS, vectors, total, dst, shift, stream)
         at += vectors * LANES
         shift += vectors * LANES
 
 
-cdef inline int sweep_rows(Py_ssize_t reach) noexcept nogil:
-    """Output rows `sweep` makes at a time for a kernel of `reach` rows; 0 where there is none."""
-    return 0 if reach < 2 or reach > SWEEP_REACH else (6 if reach < 6 else 5)
+cdef inline always_inline_void _climb(
+    const bint chained, const int n, const int rows, const int parts, const int vectors, Py_ssize_t reach, Py_ssize_t taps,
+    Py_ssize_t chain, const real* const* tap, Py_ssize_t at, const real* w, local_vec* total,
+) noexcept nogil:
+    # Input row n - 1 meets the first n output rows.
+    if n < rows:
+        _sweep_row(
+            chained, True, 0, n * parts, vectors, taps, chain, tap + (n - 1) * taps, at, w + (reach - n) * parts, reach * parts, total
+        )
+
+
+cdef inline always_inline_void _descend(
+    const bint chained, const int n, const int rows, const int parts, const int vectors, Py_ssize_t reach, Py_ssize_t taps,
+    Py_ssize_t chain, const real* const* tap, Py_ssize_t at, const real* w, local_vec* total,
+) noexcept nogil:
+    # Input row reach - 1 + n has passed the first n output rows.
+    if n < rows:
+        _sweep_row(
+            chained, True, n * parts, rows * parts, vectors, taps, chain, tap + (reach - 1 + n) * taps, at, w, reach * parts, total
+        )
+
+
+cdef inline always_inline_void _long_sweep(
+    const bint chained, const int rows, const int parts, const int vectors, Py_ssize_t reach, Py_ssize_t panels, Py_ssize_t taps,
+    Py_ssize_t chain, const real* const* tap, Py_ssize_t at, const real* w, real* const* dst, bint stream,
+) noexcept nogil:
+    cdef local_vec total[SWEEP_ROWS * SWEEP_VECTORS]
+    cdef Py_ssize_t panel, shift = 0, a
+    cdef const real* const* whole = tap + (rows - 1) * taps
+    for panel in range(panels):
+        _clear(rows * parts * vectors, total)
+        _climb(chained, 1, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
+        _climb(chained, 2, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
+        _climb(chained, 3, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
+        _climb(chained, 4, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
+        _climb(chained, 5, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
+        _climb(chained, 6, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
+        for a in range(reach - rows + 1):
+            _sweep_row(
+                chained, True, 0, rows * parts, vectors, taps, chain, whole + a * taps, at, w + (reach - rows - a) * parts,
+                reach * parts, total,
+            )
+        _descend(chained, 1, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
+        _descend(chained, 2, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
+        _descend(chained, 3, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
+        _descend(chained, 4, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
+        _descend(chained, 5, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
+        _descend(chained, 6, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
+        _leave(rows * parts, vectors, total, dst, shift, stream)
+        at += vectors * LANES
+        shift += vectors * LANES
+
+
+cdef inline always_inline_void _clear(const int count, local_vec* total) noexcept nogil:
+    cdef int i
+    for i in range(count):
+        total[i] = vec_zero()
+
+
+cdef inline always_inline_void _leave(
+    const int rows, const int vectors, const local_vec* total, real* const* dst, Py_ssize_t shift, bint stream,
+) noexcept nogil:
+    cdef int r, v
+    for r in range(rows):
+        for v in range(vectors):
+            if stream:
+                vec_stream(dst[r] + shift + v * LANES, total[r * vectors + v])
+            else:
+                (<vec*>(dst[r] + shift + v * LANES))[0] = total[r * vectors + v]
+
+
+cdef inline int sweep_rows(Py_ssize_t reach, Py_ssize_t parts, bint chained) noexcept nogil:
+    """Output rows `sweep` makes at a time for `reach` kernel rows of `parts` sums per output; 0 where it cannot."""
+    cdef int rows = SWEEP_ROWS if parts == 1 else PAIR_ROWS
+    return rows if reach >= rows or (reach > 1 and parts == 1 and not chained) else 0
 
 
 cdef inline void sweep(
-    Py_ssize_t reach, int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap, Py_ssize_t at,
-    const real* w, real* const* dst,
+    Py_ssize_t reach, Py_ssize_t parts, Py_ssize_t panels, Py_ssize_t taps, Py_ssize_t chain, const real* const* tap,
+    Py_ssize_t at, const real* w, real* const* dst, bint stream,
 ) noexcept nogil:
-    """All of a small kernel at once: `sweep_rows(reach)` output rows from rows + reach - 1 input rows.
+    """A block of `sweep_rows` output rows from start to end: no partial sum leaves the registers.
 
-    The same sums in the same order as `tile` row by row, but no partial sum leaves the registers. Input row s has its
-    taps at ``tap[s * taps]``, and ``w[t * reach]`` starts the weights of tap t, last kernel row first.
+    The same sums in the same order as `tile` input row by input row. `reach` kernel rows need rows + reach - 1 input
+    rows; number s has its taps at ``tap[s * taps]``. ``w[t * reach * parts]`` starts the weights of tap t, last kernel
+    row first.
     """
-    if SWEEP_VECTORS == 2 and vectors == 2:
-        if reach == 2:
-            _sweep(2, 6, 2, panels, taps, tap, at, w, dst)
-        elif reach == 3:
-            _sweep(3, 6, 2, panels, taps, tap, at, w, dst)
-        elif reach == 4:
-            _sweep(4, 6, 2, panels, taps, tap, at, w, dst)
-        elif SWEEP_REACH > 4 and reach == 5:
-            _sweep(5, 6, 2, panels, taps, tap, at, w, dst)
-        elif SWEEP_REACH > 4 and reach == 6:
-            _sweep(6, 5, 2, panels, taps, tap, at, w, dst)
-        elif SWEEP_REACH > 4 and reach == 7:
-            _sweep(7, 5, 2, panels, taps, tap, at, w, dst)
-    else:
-        if reach == 2:
-            _sweep(2, 6, 1, panels, taps, tap, at, w, dst)
-        elif reach == 3:
-            _sweep(3, 6, 1, panels, taps, tap, at, w, dst)
-        elif reach == 4:
-            _sweep(4, 6, 1, panels, taps, tap, at, w, dst)
-        elif SWEEP_REACH > 4 and reach == 5:
-            _sweep(5, 6, 1, panels, taps, tap, at, w, dst)
-        elif SWEEP_REACH > 4 and reach == 6:
-            _sweep(6, 5, 1, panels, taps, tap, at, w, dst)
-        elif SWEEP_REACH > 4 and reach == 7:
-            _sweep(7, 5, 1, panels, taps, tap, at, w, dst)
+    if taps > chain:
+        if PAIR_ROWS and parts == 2:
+            _long_sweep(True, PAIR_ROWS, 2, SWEEP_VECTORS, reach, panels, taps, chain, tap, at, w, dst, stream)
+        else:
+            _long_sweep(True, SWEEP_ROWS, 1, SWEEP_VECTORS, reach, panels, taps, chain, tap, at, w, dst, stream)
+    elif PAIR_ROWS and parts == 2:
+        _long_sweep(False, PAIR_ROWS, 2, SWEEP_VECTORS, reach, panels, taps, chain, tap, at, w, dst, stream)
+    elif reach >= SWEEP_ROWS:
+        _long_sweep(False, SWEEP_ROWS, 1, SWEEP_VECTORS, reach, panels, taps, chain, tap, at, w, dst, stream)
+    elif reach == 2:
+        _short_sweep(2, SWEEP_VECTORS, panels, taps, tap, at, w, dst, stream)
+    elif SWEEP_ROWS > 3 and reach == 3:
+        _short_sweep(3, SWEEP_VECTORS, panels, taps, tap, at, w, dst, stream)
+    elif SWEEP_ROWS > 4 and reach == 4:
+        _short_sweep(4, SWEEP_VECTORS, panels, taps, tap, at, w, dst, stream)
+    elif SWEEP_ROWS > 5 and reach == 5:
+        _short_sweep(5, SWEEP_VECTORS, panels, taps, tap, at, w, dst, stream)
+    elif SWEEP_ROWS > 6:
+        _short_sweep(6, SWEEP_VECTORS, panels, taps, tap, at, w, dst, stream)
