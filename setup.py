@@ -67,7 +67,7 @@ class BuildKernels(build_ext):
             if level not in levels:
                 continue
             ext.include_dirs = [numpy.get_include(), "fastcorr/kernels"]
-            ext.define_macros = ext.define_macros + [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
+            ext.define_macros = [*ext.define_macros, ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
             ext.extra_compile_args = flags + openmp + levels[level]
             ext.extra_link_args = [] if msvc else [*openmp, "-s"] if sys.platform == "linux" else openmp
             kept.append(ext)

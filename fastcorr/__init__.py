@@ -7,8 +7,8 @@
       -> Runner.run                  _call.pyx     casts, allocates, chooses threads
            -> Plane.run              kernels/<isa>/<element>/plane     the loops; kernels/tile.pxd multiplies
 
-    reference.py is the definition; boundary.py, threads.py and isa.py say how signals go on past their ends,
-    how many threads a call may use and which instruction set it runs on.
+reference.py is the definition; boundary.py, threads.py and isa.py say how signals go on past their ends, how many
+threads a call may use and which instruction set it runs on.
 """
 
 from .config import show_config

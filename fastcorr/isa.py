@@ -20,7 +20,7 @@ def built():
 
 def usable():
     """Built levels that this processor runs, lowest first."""
-    return tuple(level for level in built() if X86_LEVEL >= _NEEDS[level])
+    return tuple(level for level in built() if _NEEDS[level] <= X86_LEVEL)
 
 
 def _choose():

@@ -4,8 +4,8 @@ A new method joins by one class and one entry of `METHODS`.
 """
 
 import inspect
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cache
 from math import prod
 from types import MappingProxyType
 
@@ -149,7 +149,7 @@ class Plan:
         return self.runner.run(x, self.packed, out, 0, True)
 
     def __reduce__(self):
-        (x_shape, x_dtype), _ = self.arrays
+        (_, x_dtype), _ = self.arrays
         return _rebuild, (self.task.problem, x_dtype, self.k, self.method)
 
     def __str__(self):
@@ -162,7 +162,8 @@ class Plan:
         ]
         for name, cost in self.costs.items():
             mark = "->" if name == self.method else "  "
-            lines.append(f"  {mark} {name:<10} " + (cost if isinstance(cost, str) else f"{cost * 1e3:.4g} ms estimated"))
+            why = cost if isinstance(cost, str) else f"{cost * 1e3:.4g} ms estimated"
+            lines.append(f"  {mark} {name:<10} {why}")
         return "\n".join(lines)
 
 
@@ -196,9 +197,7 @@ def _plan(p, x_dtype, k_dtype, method, level):
         raise ValueError(f"method={method!r} cannot serve this call: {costs[method]}")
     chosen = METHODS[names.index(method)]
     x_cast = None if _loads(task.x_dtype, x_dtype) else task.x_dtype
-    runner = _call.Runner(
-        chosen.build(task), p, x_cast, task.k_dtype, costs[method], tuning.SERIAL, _available_threads
-    )
+    runner = _call.Runner(chosen.build(task), p, x_cast, task.k_dtype, costs[method], tuning.SERIAL, _available_threads)
     return Plan(task, ((p.x_shape, x_dtype), (p.k_shape, k_dtype)), method, costs, runner)
 
 
@@ -235,7 +234,7 @@ def _available_threads(busy):
     return threads.obtainable(max(1, n - busy) if n > 1 else 1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _faces():
     from . import signal
 
@@ -282,7 +281,7 @@ def plan(f, *args, **kwargs):
 
 
 def _bind(resolved, k):
-    return Plan(resolved.task, resolved.arrays, resolved.method, resolved.costs, resolved.runner, k, resolved.runner.pack(k))
+    return replace(resolved, k=k, packed=resolved.runner.pack(k))
 
 
 def _rebuild(p, x_dtype, k, method):

@@ -168,9 +168,7 @@ def signal(x_shape, k_shape, dtype, *, flip, mode, axes, boundary, fill, anchor,
     ):
         if n + lo + hi - span < (-1 if n == 0 else 0):
             if lo == hi == 0:
-                raise ValueError(
-                    f"kernel is longer than x along axis {axis}: {span} > {n}; use mode='same' or 'full'"
-                )
+                raise ValueError(f"kernel is longer than x along axis {axis}: {span} > {n}; use mode='same' or 'full'")
             raise ValueError(f"kernel is longer than the padded x along axis {axis}: {span} > {lo} + {n} + {hi}")
         if n == 0 and m and rule != "constant":
             raise ValueError(f"boundary={rule!r} cannot extend x along axis {axis}, which is empty")

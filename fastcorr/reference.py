@@ -51,7 +51,7 @@ def _window(problem, x, j):
         if problem.size[axis]:
             x = np.take(x, np.maximum(index, 0), axis=first + axis)
         else:
-            x = np.zeros(x.shape[: first + axis] + (u.size,) + x.shape[first + axis + 1 :], x.dtype)
+            x = np.zeros((*x.shape[: first + axis], u.size, *x.shape[first + axis + 1 :]), x.dtype)
         outside = outside | (index < 0).reshape((-1,) + (1,) * (problem.rank - 1 - axis))
     if not outside.any():
         return x

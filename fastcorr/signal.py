@@ -70,9 +70,10 @@ def correlate(
 
     Notes
     -----
-    float32, float64 and complex results have an error of at most ``2.5 eps sum |x||k|`` for kernels up to 15x15. They
-    are bit for bit the same for any number of threads, memory layout, batch and position; a NaN or Inf reaches only
-    the outputs whose window covers it.
+    float32, float64 and complex results have an error below ``3 eps sum |x||k|`` for kernels up to 15x15, on data of
+    eight decades (2.0 at 15x15, 2.8 the worst of a million outputs; up to 4 where the kernel spans eight decades too).
+    They are bit for bit the same for any number of threads, memory layout, batch and position; a NaN or Inf reaches
+    only the outputs whose window covers it.
 
     Examples
     --------

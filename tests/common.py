@@ -151,12 +151,12 @@ def _expected(text):
     return definition(case.face, case.x.make(), case.k.make(), **case.options)
 
 
-def run(face, x, k, level=None, threads=None, **options):
+def run(face, x, k, level=None, threads=None, out=None, **options):
     """`fastcorr.correlate` or `convolve`, at a chosen level and number of threads."""
     if level is None and threads is None:
-        return getattr(fastcorr, face)(x, k, **options)
+        return getattr(fastcorr, face)(x, k, out=out, **options)
     x, k = np.asarray(x), np.asarray(k)
-    return planner.resolve(face, x, k, level=level, **options).run(x, k, threads=threads)
+    return planner.resolve(face, x, k, level=level, **options).run(x, k, out, threads)
 
 
 def definition(face, x, k, sum_dtype=None, **options):

@@ -10,7 +10,7 @@ import itertools
 
 import numpy as np
 import pytest
-from common import COMPLEX, FACES, LAYOUTS, LEVELS, RULES, Array, Case, rows
+from common import COMPLEX, FACES, LAYOUTS, LEVELS, RULES, Array, Case, rows, run, whole
 
 import fastcorr
 from fastcorr import kernels, planner
@@ -217,6 +217,14 @@ GROUPS = {
         for k in ((3, 3, 3), (2, 5, 4), (4, 1, 2))
         for mode, rule in (("valid", "constant"), ("same", "wrap"), ("full", "edge"))
     ],
+    # Gathered lines stay for the next plane: windows that move by less, as much and more than they cover.
+    "planes": [
+        call((planes, 30, 45), (k, 3, 3), mode="same", boundary=rule, stride=(s, 1, 1), dilation=(d, 1, 1))
+        for planes in (1, 12)
+        for k, s, d in ((3, 1, 1), (2, 2, 1), (3, 4, 1), (3, 1, 2), (2, 3, 5), (1, 1, 1))
+        for rule in ("constant", "reflect", "wrap")
+    ]
+    + [call((3, 9, 30, 45), (3, 4, 2), axes=(1, 2, 3), mode="full", boundary="edge", threads=n) for n in (1, 2)],
     "rank-4-and-5": [
         call((4, 5, 6, 20), (2, 3, 3, 4), mode="same", boundary="reflect"),
         call((4, 5, 6, 20), (3, 1, 2, 5), stride=(1, 2, 1, 3), dilation=(1, 1, 2, 2)),
@@ -303,6 +311,27 @@ def castable():
     for given, wanted in itertools.product(names, [dtype for _, dtype in rows()]):
         if np.dtype(given).kind != "c" or np.dtype(wanted).kind == "c":
             yield given, wanted
+
+
+@pytest.mark.parametrize("level", LEVELS)
+class TestLargeOut:
+    """Results over 8 MiB that go into an array which exists may be stored past the cache."""
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint32", "int64", "uint8"])
+    @pytest.mark.parametrize("size", [(2100, 1024), (1050, 2080), (1041, 2051)], ids=str)
+    @pytest.mark.parametrize("options", [{}, {"dilation": (2, 1)}, {"mode": "same", "boundary": "wrap"}], ids=str)
+    def test_is_the_same(self, size, options, dtype, level):
+        x = whole(np.random.default_rng(1), (size[0] + 4, size[1] + 2), dtype, "small")
+        k = whole(np.random.default_rng(2), (3, 3), dtype, "small")
+        want = run("correlate", x, k, level, 2, **options)
+        for start in (0, 1, 3, 8):  # samples past a cache line
+            room = np.zeros(want.size + 64, dtype)
+            start += -room.ctypes.data // room.itemsize % (64 // room.itemsize)
+            out = room[start : start + want.size].reshape(want.shape)
+            assert run("correlate", x, k, level, 2, out=out, **options) is out
+            assert np.array_equal(out, want)
+            assert not room[:start].any()
+            assert not room[start + want.size :].any()
 
 
 class TestCasts:

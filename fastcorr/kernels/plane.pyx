@@ -16,7 +16,7 @@ SCHEDULE    Three axes have a part. `lane` is the vector: positions along the la
             into s classes of kernel rows. Units (outer index, row block, segment of lanes) run in parallel.
 
 NUMERICS    Each kernel row is summed on its own, in chains of at most CHAIN taps, and the partial sums are added in
-            order: error <= 2.5 eps sum |x||k| up to 15x15. The order depends on the kernel's shape alone, never on
+            order: error < 3 eps sum |x||k| up to 15x15 (tests/test_numerics.py). The order depends on the kernel's shape alone, never on
             position, layout, batch or threads. Nothing is padded with zero weights: Inf and NaN stay local.
 
 CALLER MUST give x and y canonical (batch axes, then kernel axes), k as C-contiguous samples, and a y that is aligned,
@@ -150,7 +150,7 @@ cdef inline Py_ssize_t largest_group(Py_ssize_t rows) noexcept nogil:
 
 
 cdef Scratch* scratch_new(const Job* job, char* at_hand) noexcept nogil:
-    """What one thread needs, in the SMALL bytes `at_hand` (or NULL) or a block of its own; NULL when memory is short."""
+    """What one thread needs, in the SMALL bytes `at_hand` (or NULL) or in its own block; NULL when memory is short."""
     cdef Py_ssize_t parts = job.parts_out
     cdef Py_ssize_t ring = job.slots * job.slot
     cdef Py_ssize_t gathered = job.keep * job.length
@@ -719,9 +719,10 @@ cdef class Plane:
         return packed
 
     def run(
-        self, cnp.ndarray x not None, cnp.ndarray k not None, cnp.ndarray y not None, int threads, bint packed, bint fresh
+        self, cnp.ndarray x not None, cnp.ndarray k not None, cnp.ndarray y not None, int threads, bint packed,
+        bint fresh,
     ):
-        """y = the result for x and the kernel `k`, packed or C-contiguous and canonical. `fresh`: y was just allocated."""
+        """y = the result for x and the kernel `k`, packed or C-contiguous and canonical. `fresh`: y was just made."""
         cdef Job job = self.job
         cdef Batch batch[MAX_AXES]
         cdef Axis other[MAX_AXES]
@@ -838,9 +839,10 @@ cdef double lay_out(Job* job, int threads, bint fresh) noexcept:
              or (sizeof(real) == 8 and job.ytype == UINT64))
     )
 
-    # Pages the system has just cleared are in the cache already.
+    # Whole cache lines only. Pages the system has just cleared are in the cache already.
     job.stream = (
-        job.sweep and job.direct and not fresh and row.m * row.y > STREAM_BYTES and job.classes * row.y % 64 == 0
+        SWEEP_VECTORS * LANES * sizeof(real) >= 64 and job.sweep and job.direct and not fresh
+        and row.m * row.y > STREAM_BYTES and job.classes * row.y % 64 == 0
     )
 
     # The lane axis: gathered edges, an inside read in place.

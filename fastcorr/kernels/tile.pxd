@@ -28,9 +28,9 @@ cdef inline always_inline_void _step(
     const int rows, const int vectors, Py_ssize_t taps, const real* const* tap, Py_ssize_t at,
     const real* w, Py_ssize_t step, vec* acc,
 ) noexcept nogil:
-    # The multiply loop. Inlined with constant `rows` and `vectors`, so that the loops over them unroll and all sums live
-    # in registers. gcc does that early enough only for loops inside another one. Weights run outside: one at a time is
-    # live, where vectors outside would keep all of them.
+    # The multiply loop. Inlined with constant `rows` and `vectors`, so that the loops over them unroll and all sums
+    # live in registers. gcc does that early enough only for loops inside another one. Weights run outside: one at a
+    # time is live, where vectors outside would keep all of them.
     cdef vec x[8]
     cdef const real* p
     cdef Py_ssize_t t
@@ -56,11 +56,11 @@ cdef inline always_inline_void _tile(
     const real* w, const real* const* src, real* const* dst, Py_ssize_t step,
 ) noexcept nogil:
     cdef vec acc[MAX_ACC]
-    cdef Py_ssize_t panel, shift = 0
+    cdef Py_ssize_t _panel, shift = 0
     cdef const real* p
     cdef real* to
     cdef int r, v
-    for panel in range(panels):
+    for _panel in range(panels):
         _step(rows, vectors, taps, tap, at, w, step, acc)
         for r in range(rows):
             to = dst[r] + shift
@@ -133,8 +133,8 @@ cdef inline void tile(
 
 
 cdef inline always_inline_void _sweep_row(
-    const bint chained, const bint spill, const int first, const int last, const int vectors, Py_ssize_t taps, Py_ssize_t chain, const real* const* tap,
-    Py_ssize_t at, const real* w, Py_ssize_t step, local_vec* total,
+    const bint chained, const bint spill, const int first, const int last, const int vectors, Py_ssize_t taps,
+    Py_ssize_t chain, const real* const* tap, Py_ssize_t at, const real* w, Py_ssize_t step, local_vec* total,
 ) noexcept nogil:
     # One input row: its partial sums, in chains, go to rows `first` to `last` of the block.
     cdef vec acc[MAX_ACC]
@@ -171,8 +171,8 @@ cdef inline always_inline_void _short_sweep(
 ) noexcept nogil:
     # Fewer kernel rows than rows in the block: every input row is a case of its own.
     cdef local_vec total[SWEEP_ROWS * SWEEP_VECTORS]
-    cdef Py_ssize_t panel, shift = 0
-    for panel in range(panels):
+    cdef Py_ssize_t _panel, shift = 0
+    for _panel in range(panels):
         _clear(SWEEP_ROWS * vectors, total)
         _short_row(0, reach, vectors, taps, tap, at, w, total)
         _short_row(1, reach, vectors, taps, tap, at, w, total)
@@ -192,35 +192,38 @@ cdef inline always_inline_void _short_sweep(
 
 
 cdef inline always_inline_void _climb(
-    const bint chained, const int n, const int rows, const int parts, const int vectors, Py_ssize_t reach, Py_ssize_t taps,
-    Py_ssize_t chain, const real* const* tap, Py_ssize_t at, const real* w, local_vec* total,
+    const bint chained, const int n, const int rows, const int parts, const int vectors, Py_ssize_t reach,
+    Py_ssize_t taps, Py_ssize_t chain, const real* const* tap, Py_ssize_t at, const real* w, local_vec* total,
 ) noexcept nogil:
     # Input row n - 1 meets the first n output rows.
     if n < rows:
         _sweep_row(
-            chained, True, 0, n * parts, vectors, taps, chain, tap + (n - 1) * taps, at, w + (reach - n) * parts, reach * parts, total
+            chained, True, 0, n * parts, vectors, taps, chain, tap + (n - 1) * taps, at, w + (reach - n) * parts,
+            reach * parts, total,
         )
 
 
 cdef inline always_inline_void _descend(
-    const bint chained, const int n, const int rows, const int parts, const int vectors, Py_ssize_t reach, Py_ssize_t taps,
-    Py_ssize_t chain, const real* const* tap, Py_ssize_t at, const real* w, local_vec* total,
+    const bint chained, const int n, const int rows, const int parts, const int vectors, Py_ssize_t reach,
+    Py_ssize_t taps, Py_ssize_t chain, const real* const* tap, Py_ssize_t at, const real* w, local_vec* total,
 ) noexcept nogil:
     # Input row reach - 1 + n has passed the first n output rows.
     if n < rows:
         _sweep_row(
-            chained, True, n * parts, rows * parts, vectors, taps, chain, tap + (reach - 1 + n) * taps, at, w, reach * parts, total
+            chained, True, n * parts, rows * parts, vectors, taps, chain, tap + (reach - 1 + n) * taps, at, w,
+            reach * parts, total,
         )
 
 
 cdef inline always_inline_void _long_sweep(
-    const bint chained, const int rows, const int parts, const int vectors, Py_ssize_t reach, Py_ssize_t panels, Py_ssize_t taps,
-    Py_ssize_t chain, const real* const* tap, Py_ssize_t at, const real* w, real* const* dst, bint stream,
+    const bint chained, const int rows, const int parts, const int vectors, Py_ssize_t reach,
+    Py_ssize_t panels, Py_ssize_t taps, Py_ssize_t chain, const real* const* tap, Py_ssize_t at, const real* w,
+    real* const* dst, bint stream,
 ) noexcept nogil:
     cdef local_vec total[SWEEP_ROWS * SWEEP_VECTORS]
-    cdef Py_ssize_t panel, shift = 0, a
+    cdef Py_ssize_t _panel, shift = 0, a
     cdef const real* const* whole = tap + (rows - 1) * taps
-    for panel in range(panels):
+    for _panel in range(panels):
         _clear(rows * parts * vectors, total)
         _climb(chained, 1, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
         _climb(chained, 2, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
@@ -230,8 +233,8 @@ cdef inline always_inline_void _long_sweep(
         _climb(chained, 6, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
         for a in range(reach - rows + 1):
             _sweep_row(
-                chained, True, 0, rows * parts, vectors, taps, chain, whole + a * taps, at, w + (reach - rows - a) * parts,
-                reach * parts, total,
+                chained, True, 0, rows * parts, vectors, taps, chain, whole + a * taps, at,
+                w + (reach - rows - a) * parts, reach * parts, total,
             )
         _descend(chained, 1, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
         _descend(chained, 2, rows, parts, vectors, reach, taps, chain, tap, at, w, total)
