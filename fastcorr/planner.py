@@ -4,7 +4,7 @@ A new method joins by one class and one entry of `METHODS`.
 """
 
 import inspect
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from math import prod
 from types import MappingProxyType
@@ -280,8 +280,8 @@ def plan(f, *args, **kwargs):
     return _bind(resolved, k)
 
 
-def _bind(resolved, k):
-    return replace(resolved, k=k, packed=resolved.runner.pack(k))
+def _bind(found, k):
+    return Plan(found.task, found.arrays, found.method, found.costs, found.runner, k, found.runner.pack(k))
 
 
 def _rebuild(p, x_dtype, k, method):

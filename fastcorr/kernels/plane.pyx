@@ -15,9 +15,10 @@ SCHEDULE    Three axes have a part. `lane` is the vector: positions along the la
             elsewhere (edges, strides, other types). A dilated row axis splits into d dense problems, a strided one
             into s classes of kernel rows. Units (outer index, row block, segment of lanes) run in parallel.
 
-NUMERICS    Each kernel row is summed on its own, in chains of at most CHAIN taps, and the partial sums are added in
-            order: error < 3 eps sum |x||k| up to 15x15 (tests/test_numerics.py). The order depends on the kernel's shape alone, never on
-            position, layout, batch or threads. Nothing is padded with zero weights: Inf and NaN stay local.
+NUMERICS    Each kernel row is summed on its own (all of a 3 x 3 kernel at once), in chains of at most CHAIN taps, and
+            the partial sums are added in order: error < 3 eps sum |x||k| up to 15x15 (tests/test_numerics.py). The
+            order depends on the kernel's shape alone, never on position, layout, batch or threads. Nothing is padded
+            with zero weights: Inf and NaN stay local.
 
 CALLER MUST give x and y canonical (batch axes, then kernel axes), k as C-contiguous samples, and a y that is aligned,
             native and does not overlap x or k.
@@ -36,7 +37,9 @@ from .line cimport (
     BOOL, CONSTANT, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, Format, extend,
     gather, load, store, store_pairs,
 )
-from .tile cimport LANES, MAX_ACC, MAX_ROWS, SWEEP_ROWS, SWEEP_VECTORS, real, stream_fence, sweep, sweep_rows, tile
+from .tile cimport (
+    LANES, MAX_ACC, MAX_ROWS, SWEEP_ROWS, SWEEP_VECTORS, real, stream_fence, sums_carry, sweep, sweep_rows, tile,
+)
 
 cnp.import_array()
 
@@ -48,7 +51,7 @@ cdef enum:
 
 # Bytes per thread, each with room for the other in a 32 kB L1 or a 512 kB L2; the optima are flat within a factor 2.
 cdef Py_ssize_t RING_BYTES = 24 << 10      # of one ring, where it can be had
-cdef Py_ssize_t SWEEP_BYTES = 128 << 10    # of x under one sweep: two rows in three come back in the next one
+cdef Py_ssize_t SWEEP_BYTES = 512 << 10    # of x under one sweep: two rows in three come back in the next one
 cdef Py_ssize_t BLOCK_BYTES = 512 << 10    # of x and y under a block whose edges are gathered: still in L2 by then
 cdef Py_ssize_t RING_LIMIT = 256 << 10     # of one ring, never more
 cdef Py_ssize_t LINES_BYTES = 128 << 10    # of gathered lines kept at hand
@@ -103,6 +106,7 @@ cdef struct Job:
     bint lasting                           # gathered lines serve the next position along the last other axis too
     Format format
     int ytype
+    bint carry                             # see sums_carry
     int sweep                              # output rows at a time in run_sweep; 0: run_block
     bint direct                            # whole panels may be stored straight to y
     bint stream                            # and past the cache
@@ -445,14 +449,14 @@ cdef void run_block(
                     src[r] = NULL if t0 == 0 and cls == 0 and lo + r >= rows - parts else s.sum[i]
                     dst[r] = s.result[i] if t1 == job.taps else s.sum[i]
                 weights = w + class_start(job, cls) * parts * job.taps + t0 * rows + lo
-                tile(n, seg.vectors, panels, t1 - t0, tap, 0, weights, src, dst, rows)
+                tile(n, seg.vectors, panels, t1 - t0, tap, 0, weights, src, dst, rows, job.carry)
                 if panels < seg.panels:
                     # The last panel is moved back to end with the segment; its sums have a place of their own.
                     for r in range(n):
                         if src[r] != NULL:
                             src[r] += at
                         dst[r] += at if dst[r] == s.sum[lo - first * parts + r] else shift
-                    tile(n, seg.vectors, 1, t1 - t0, tap, shift, weights, src, dst, rows)
+                    tile(n, seg.vectors, 1, t1 - t0, tap, shift, weights, src, dst, rows, job.carry)
         if yrow != NULL and not whole:
             store_row(job, seg, s.sum[0], yrow, panels, shift)
 
@@ -669,6 +673,7 @@ cdef class Plane:
         job.class_size = job.row.k // job.phase
         job.larger_classes = job.row.k % job.phase
         job.part_lines = job.lines // job.parts_in
+        job.carry = job.parts_out == 1 and sums_carry(job.row.k, job.taps)
         job.sweep = sweep_rows(job.row.k, job.parts_out, job.chain < job.taps)
         if job.phase > 1 or (job.sweep + job.row.k - 1) * job.taps > MAX_TAPS:
             job.sweep = 0

@@ -19,24 +19,26 @@ cdef extern from "simd.h":
     enum: SWEEP_VECTORS
     vec vec_zero() noexcept nogil
     vec vec_load(const real* p) noexcept nogil
+    local_vec vec_now(local_vec x) noexcept nogil
     void wait_in_memory(local_vec* p) noexcept nogil
     void vec_stream(real* p, local_vec x) noexcept nogil
     void stream_fence() noexcept nogil
 
 
 cdef inline always_inline_void _step(
-    const int rows, const int vectors, Py_ssize_t taps, const real* const* tap, Py_ssize_t at,
-    const real* w, Py_ssize_t step, vec* acc,
+    const bint fresh, const int rows, const int vectors, Py_ssize_t taps, const real* const* tap, Py_ssize_t at,
+    const real* w, Py_ssize_t step, local_vec* acc,
 ) noexcept nogil:
-    # The multiply loop. Inlined with constant `rows` and `vectors`, so that the loops over them unroll and all sums
-    # live in registers. gcc does that early enough only for loops inside another one. Weights run outside: one at a
-    # time is live, where vectors outside would keep all of them.
+    # The multiply loop, adding to `acc`, or to zero. Inlined with constant `rows` and `vectors`, so that the loops over
+    # them unroll and all sums live in registers. gcc does that early enough only for loops inside another one. Weights
+    # run outside: one at a time is live, where vectors outside would keep all of them.
     cdef vec x[8]
     cdef const real* p
     cdef Py_ssize_t t
     cdef int i, r, v
-    for i in range(rows * vectors):
-        acc[i] = vec_zero()
+    if fresh:
+        for i in range(rows * vectors):
+            acc[i] = vec_zero()
     for t in range(taps):
         p = tap[t] + at
         if rows == 1:  # nothing to share: each load is used and gone
@@ -51,85 +53,98 @@ cdef inline always_inline_void _step(
         w += step
 
 
+cdef inline always_inline_void _clear(const int count, local_vec* total) noexcept nogil:
+    cdef int i
+    for i in range(count):
+        total[i] = vec_zero()
+
+
+cdef inline always_inline_void _add(
+    const int rows, const int vectors, const real* const* src, Py_ssize_t shift, local_vec* acc
+) noexcept nogil:
+    cdef int r, v
+    for r in range(rows):
+        for v in range(vectors if src[r] != NULL else 0):
+            acc[r * vectors + v] += (<const vec*>(src[r] + shift + v * LANES))[0]
+
+
 cdef inline always_inline_void _tile(
     const int rows, const int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap, Py_ssize_t at,
-    const real* w, const real* const* src, real* const* dst, Py_ssize_t step,
+    const real* w, const real* const* src, real* const* dst, Py_ssize_t step, bint carry,
 ) noexcept nogil:
-    cdef vec acc[MAX_ACC]
+    cdef local_vec acc[MAX_ACC]
     cdef Py_ssize_t _panel, shift = 0
-    cdef const real* p
-    cdef real* to
     cdef int r, v
     for _panel in range(panels):
-        _step(rows, vectors, taps, tap, at, w, step, acc)
+        if carry:
+            _clear(rows * vectors, acc)
+            _add(rows, vectors, src, shift, acc)
+            _step(False, rows, vectors, taps, tap, at, w, step, acc)
+        else:
+            _step(True, rows, vectors, taps, tap, at, w, step, acc)
+            _add(rows, vectors, src, shift, acc)
         for r in range(rows):
-            to = dst[r] + shift
-            if src[r] == NULL:
-                for v in range(vectors):
-                    (<vec*>(to + v * LANES))[0] = vec_zero() + acc[r * vectors + v]
-            else:
-                p = src[r] + shift
-                for v in range(vectors):
-                    (<vec*>(to + v * LANES))[0] = (<const vec*>(p + v * LANES))[0] + acc[r * vectors + v]
+            for v in range(vectors):
+                (<vec*>(dst[r] + shift + v * LANES))[0] = acc[r * vectors + v]
         at += vectors * LANES
         shift += vectors * LANES
 
 
 cdef inline void tile(
     int rows, int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap, Py_ssize_t at, const real* w,
-    const real* const* src, real* const* dst, Py_ssize_t step,
+    const real* const* src, real* const* dst, Py_ssize_t step, bint carry,
 ) noexcept nogil:
     """`panels` blocks of `rows` x `vectors`, side by side: lanes `at`, `at + vectors * LANES`, ... of each tap.
 
     rows <= MAX_ROWS, vectors 1, 2, 4 or 8, rows * vectors <= MAX_ACC; `step` reals from one tap's weights to the next.
-    Where `src` is NULL the sum starts from zero.
+    Where `src` is NULL the sum starts from zero. With `carry` products are added to `src` one by one, not their sum.
     """
     if vectors == 8:
         if rows == 1:
-            _tile(1, 8, panels, taps, tap, at, w, src, dst, step)
+            _tile(1, 8, panels, taps, tap, at, w, src, dst, step, carry)
         elif MAX_ACC >= 24 and rows == 2:
-            _tile(2, 8, panels, taps, tap, at, w, src, dst, step)
+            _tile(2, 8, panels, taps, tap, at, w, src, dst, step, carry)
         elif MAX_ACC >= 24 and rows == 3:
-            _tile(3, 8, panels, taps, tap, at, w, src, dst, step)
+            _tile(3, 8, panels, taps, tap, at, w, src, dst, step, carry)
     elif vectors == 4:
         if rows == 1:
-            _tile(1, 4, panels, taps, tap, at, w, src, dst, step)
+            _tile(1, 4, panels, taps, tap, at, w, src, dst, step, carry)
         elif rows == 2:
-            _tile(2, 4, panels, taps, tap, at, w, src, dst, step)
+            _tile(2, 4, panels, taps, tap, at, w, src, dst, step, carry)
         elif rows == 3:
-            _tile(3, 4, panels, taps, tap, at, w, src, dst, step)
+            _tile(3, 4, panels, taps, tap, at, w, src, dst, step, carry)
         elif MAX_ACC >= 24 and rows == 4:
-            _tile(4, 4, panels, taps, tap, at, w, src, dst, step)
+            _tile(4, 4, panels, taps, tap, at, w, src, dst, step, carry)
         elif MAX_ACC >= 24 and rows == 5:
-            _tile(5, 4, panels, taps, tap, at, w, src, dst, step)
+            _tile(5, 4, panels, taps, tap, at, w, src, dst, step, carry)
         elif MAX_ACC >= 24 and rows == 6:
-            _tile(6, 4, panels, taps, tap, at, w, src, dst, step)
+            _tile(6, 4, panels, taps, tap, at, w, src, dst, step, carry)
     elif vectors == 2:
         if rows == 1:
-            _tile(1, 2, panels, taps, tap, at, w, src, dst, step)
+            _tile(1, 2, panels, taps, tap, at, w, src, dst, step, carry)
         elif rows == 2:
-            _tile(2, 2, panels, taps, tap, at, w, src, dst, step)
+            _tile(2, 2, panels, taps, tap, at, w, src, dst, step, carry)
         elif rows == 3:
-            _tile(3, 2, panels, taps, tap, at, w, src, dst, step)
+            _tile(3, 2, panels, taps, tap, at, w, src, dst, step, carry)
         elif rows == 4:
-            _tile(4, 2, panels, taps, tap, at, w, src, dst, step)
+            _tile(4, 2, panels, taps, tap, at, w, src, dst, step, carry)
         elif rows == 5:
-            _tile(5, 2, panels, taps, tap, at, w, src, dst, step)
+            _tile(5, 2, panels, taps, tap, at, w, src, dst, step, carry)
         elif MAX_ROWS >= 6:
-            _tile(6, 2, panels, taps, tap, at, w, src, dst, step)
+            _tile(6, 2, panels, taps, tap, at, w, src, dst, step, carry)
     else:
         if rows == 1:
-            _tile(1, 1, panels, taps, tap, at, w, src, dst, step)
+            _tile(1, 1, panels, taps, tap, at, w, src, dst, step, carry)
         elif rows == 2:
-            _tile(2, 1, panels, taps, tap, at, w, src, dst, step)
+            _tile(2, 1, panels, taps, tap, at, w, src, dst, step, carry)
         elif rows == 3:
-            _tile(3, 1, panels, taps, tap, at, w, src, dst, step)
+            _tile(3, 1, panels, taps, tap, at, w, src, dst, step, carry)
         elif rows == 4:
-            _tile(4, 1, panels, taps, tap, at, w, src, dst, step)
+            _tile(4, 1, panels, taps, tap, at, w, src, dst, step, carry)
         elif rows == 5:
-            _tile(5, 1, panels, taps, tap, at, w, src, dst, step)
+            _tile(5, 1, panels, taps, tap, at, w, src, dst, step, carry)
         elif MAX_ROWS >= 6:
-            _tile(6, 1, panels, taps, tap, at, w, src, dst, step)
+            _tile(6, 1, panels, taps, tap, at, w, src, dst, step, carry)
 
 
 cdef inline always_inline_void _sweep_row(
@@ -137,18 +152,18 @@ cdef inline always_inline_void _sweep_row(
     Py_ssize_t chain, const real* const* tap, Py_ssize_t at, const real* w, Py_ssize_t step, local_vec* total,
 ) noexcept nogil:
     # One input row: its partial sums, in chains, go to rows `first` to `last` of the block.
-    cdef vec acc[MAX_ACC]
+    cdef local_vec acc[MAX_ACC]
     cdef int i
     while chained and taps > chain:
-        _step(last - first, vectors, chain, tap, at, w, step, acc)
+        _step(True, last - first, vectors, chain, tap, at, w, step, acc)
         for i in range((last - first) * vectors):
             total[first * vectors + i] += acc[i]
         tap += chain
         w += chain * step
         taps -= chain
-    _step(last - first, vectors, taps, tap, at, w, step, acc)
+    _step(True, last - first, vectors, taps, tap, at, w, step, acc)
     for i in range((last - first) * vectors):
-        total[first * vectors + i] += acc[i]
+        total[first * vectors + i] = vec_now(total[first * vectors + i] + acc[i])
     if spill:
         wait_in_memory(total)
 
@@ -186,6 +201,49 @@ cdef inline always_inline_void _short_sweep(
         _short_row(9, reach, vectors, taps, tap, at, w, total)
         _short_row(10, reach, vectors, taps, tap, at, w, total)
         _short_row(11, reach, vectors, taps, tap, at, w, total)
+        _leave(SWEEP_ROWS, vectors, total, dst, shift, stream)
+        at += vectors * LANES
+        shift += vectors * LANES
+
+
+cdef inline always_inline_void _row_of_three(
+    const int s, const int vectors, const real* const* tap, Py_ssize_t at, const local_vec* w, local_vec* total
+) noexcept nogil:
+    cdef vec x[8]
+    cdef const real* p
+    cdef int t, r, v
+    for t in range(3 if s < SWEEP_ROWS + 2 else 0):
+        p = tap[3 * s + t] + at
+        for v in range(vectors):
+            x[v] = vec_load(p + v * LANES)
+        for r in range(max(0, s - 2), min(SWEEP_ROWS, s + 1)):
+            for v in range(vectors):
+                total[r * vectors + v] += w[3 * t + 2 - s + r] * x[v]
+
+
+cdef inline always_inline_void _sweep_of_three(
+    const int vectors, Py_ssize_t panels, const real* const* tap, Py_ssize_t at, const real* w, real* const* dst,
+    bint stream,
+) noexcept nogil:
+    # 3 x 3, the filter of filters: all nine weights stay in registers, where loading them would take longer than the
+    # products; room for them is where others keep a partial sum.
+    cdef local_vec total[SWEEP_ROWS * SWEEP_VECTORS]
+    cdef local_vec wide[9]
+    cdef Py_ssize_t _panel, shift = 0
+    cdef int i
+    for i in range(9):
+        wide[i] = vec_zero() + w[i]
+    for _panel in range(panels):
+        _clear(SWEEP_ROWS * vectors, total)
+        _row_of_three(0, vectors, tap, at, wide, total)
+        _row_of_three(1, vectors, tap, at, wide, total)
+        _row_of_three(2, vectors, tap, at, wide, total)
+        _row_of_three(3, vectors, tap, at, wide, total)
+        _row_of_three(4, vectors, tap, at, wide, total)
+        _row_of_three(5, vectors, tap, at, wide, total)
+        _row_of_three(6, vectors, tap, at, wide, total)
+        _row_of_three(7, vectors, tap, at, wide, total)
+        _row_of_three(8, vectors, tap, at, wide, total)
         _leave(SWEEP_ROWS, vectors, total, dst, shift, stream)
         at += vectors * LANES
         shift += vectors * LANES
@@ -247,12 +305,6 @@ cdef inline always_inline_void _long_sweep(
         shift += vectors * LANES
 
 
-cdef inline always_inline_void _clear(const int count, local_vec* total) noexcept nogil:
-    cdef int i
-    for i in range(count):
-        total[i] = vec_zero()
-
-
 cdef inline always_inline_void _leave(
     const int rows, const int vectors, const local_vec* total, real* const* dst, Py_ssize_t shift, bint stream,
 ) noexcept nogil:
@@ -263,6 +315,11 @@ cdef inline always_inline_void _leave(
                 vec_stream(dst[r] + shift + v * LANES, total[r * vectors + v])
             else:
                 (<vec*>(dst[r] + shift + v * LANES))[0] = total[r * vectors + v]
+
+
+cdef inline bint sums_carry(Py_ssize_t reach, Py_ssize_t taps) noexcept nogil:
+    """Whether all products of a kernel form one chain instead of one per kernel row: see `_sweep_of_three`."""
+    return reach == 3 and taps == 3
 
 
 cdef inline int sweep_rows(Py_ssize_t reach, Py_ssize_t parts, bint chained) noexcept nogil:
@@ -286,6 +343,8 @@ cdef inline void sweep(
             _long_sweep(True, PAIR_ROWS, 2, SWEEP_VECTORS, reach, panels, taps, chain, tap, at, w, dst, stream)
         else:
             _long_sweep(True, SWEEP_ROWS, 1, SWEEP_VECTORS, reach, panels, taps, chain, tap, at, w, dst, stream)
+    elif parts == 1 and sums_carry(reach, taps):
+        _sweep_of_three(SWEEP_VECTORS, panels, tap, at, w, dst, stream)
     elif PAIR_ROWS and parts == 2:
         _long_sweep(False, PAIR_ROWS, 2, SWEEP_VECTORS, reach, panels, taps, chain, tap, at, w, dst, stream)
     elif reach >= SWEEP_ROWS:
