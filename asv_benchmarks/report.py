@@ -193,4 +193,4 @@ def markdown(results):
         if all(rate(cell.get("fastcorr")) for cell in rows):
             ratios = [over(rows[-1].get(peer), rows[-1]["fastcorr"]) for peer in peers]
             line = [name, *(span(cell["fastcorr"]["seconds"]) for cell in rows)]
-            print("|", " | ".join([*line, *(f"{ratio:.2g}x" if ratio else "" for ratio in ratios)]), "|")
+            print("|", " | ".join([*line, *(f"{float(f'{ratio:.2g}'):g}x" if ratio else "" for ratio in ratios)]), "|")
