@@ -12,6 +12,14 @@ threads a call may use and which instruction set it runs on.
 """
 
 from .config import show_config
+from .gradients import (
+    conv_transpose_vjp,
+    conv_vjp,
+    convolve_vjp,
+    correlate_vjp,
+    local_conv_vjp,
+)
+from .nn import conv, conv_transpose, local_conv
 from .planner import Plan, plan
 from .signal import convolve, correlate, correlation_lags
 from .threads import get_num_threads, num_threads, set_num_threads
@@ -20,10 +28,18 @@ __version__ = "0.1.0"  # read by pyproject.toml; importlib.metadata would cost a
 
 __all__ = [
     "Plan",
+    "conv",
+    "conv_transpose",
+    "conv_transpose_vjp",
+    "conv_vjp",
     "convolve",
+    "convolve_vjp",
     "correlate",
+    "correlate_vjp",
     "correlation_lags",
     "get_num_threads",
+    "local_conv",
+    "local_conv_vjp",
     "num_threads",
     "plan",
     "set_num_threads",

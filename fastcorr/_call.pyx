@@ -101,6 +101,17 @@ cdef class Runner:
         return np.empty(self.problem.out_shape, self.problem.dtype)
 
 
+def claim(current_threads, run, *args):
+    """``run(*args, threads)`` with as many threads as others leave over, which are not left over meanwhile."""
+    global _busy
+    cdef Py_ssize_t taken = current_threads(_busy)
+    try:
+        _busy += taken
+        run(*args, taken)
+    finally:
+        _busy -= taken
+
+
 cdef bint _lasting(value):
     """Whether `value` cannot change while its address stays the same."""
     if type(value) is tuple:

@@ -4,7 +4,7 @@ A new method joins by one class and one entry of `METHODS`.
 """
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 
 from . import _call, isa, kernels, problem, reference, threads, tuning
-from .boundary import RULES
+from .boundary import RULES, source
 
 OPTIONS = {
     "mode": "valid",
@@ -180,7 +180,7 @@ def resolve_options(face, x, k, options, level=None):
     """`resolve` for arrays and all options in the order of OPTIONS."""
     named = dict(zip(OPTIONS, options, strict=True))
     method = named.pop("method")
-    dtype = problem.result_dtype(x.dtype, k.dtype, named.pop("dtype"))
+    dtype = problem.result_dtype(named.pop("dtype"), x=x.dtype, k=k.dtype)
     p = problem.signal(x.shape, k.shape, dtype, flip=face == "convolve", **named)
     return _plan(p, x.dtype, k.dtype, method, level or isa.LEVEL)
 
@@ -286,3 +286,109 @@ def _bind(found, k):
 
 def _rebuild(p, x_dtype, k, method):
     return _bind(_plan(p, x_dtype, k.dtype, method, isa.LEVEL), k)
+
+
+# --- layers and gradients ---------------------------------------------------------------------------------------------
+
+
+class Layers:
+    """The compiled loops of kernels/dense.pyx and kernels/weights.pyx."""
+
+    name = "direct"
+
+    @staticmethod
+    def refuse(form):
+        """Why this method cannot serve the Contraction; None if it can."""
+        if kernels.find("dense", form.dtype) is None:
+            return f"no kernel for {form.dtype}"
+        if form.local:
+            return "no kernel for weights that differ from one output position to the next"
+        return None
+
+    @staticmethod
+    def run(form, a, b, bias, out, level, count):
+        """`out` = the result of real operands; `count` threads, or as many as the work is worth."""
+        row = kernels.find("weights" if form.result == "w" else "dense", form.dtype)
+        if form.result != "w":  # the kernel takes the weights first, in its own type
+            a, b = np.ascontiguousarray(b, row.element), a
+        if bias is not None:
+            bias = np.ascontiguousarray(bias, row.element)
+        rate = tuning.RATE[row.element][level]
+        fill = np.asarray(form.fill).astype(row.element)[()]
+        module = kernels.load(row, level)
+        kernel = getattr(module, row.family.title())(form, [RULES.index(rule) for rule in form.boundary], fill, rate)
+        if count is None and form.flops / 2 / rate <= tuning.SERIAL:
+            count = 1
+        if count is None:
+            _call.claim(_available_threads, kernel.run, a, b, out, bias)
+        else:
+            kernel.run(a, b, out, bias, count)
+
+
+def contract(form, a, b, method="auto", bias=None, out=None, *, level=None, count=None):
+    """The result of a Contraction on its canonical operands; `bias`, one number per output channel, is added last."""
+    if method not in ("auto", "direct", "reference"):
+        raise ValueError(f"method={method!r} is not one of 'auto', 'direct', 'reference'")
+    refusal = Layers.refuse(form)
+    if method == "direct" and refusal:
+        raise ValueError(f"method='direct' cannot serve this call: {refusal}")
+    if out is None:
+        out = np.empty(form.out_shape, form.dtype)
+    if method == "reference" or refusal:
+        out[...] = reference.contract(form, a, b, bias)
+    elif form.dtype.kind != "c":
+        _contract_real(form, a, b, bias, out, level, count)
+    else:
+        _contract_parts(form, a, b, out, level, count)
+        if bias is not None:
+            out += bias
+    return out
+
+
+def _contract_parts(form, a, b, out, level, count):
+    """(ar + i ai)(br + i bi) part by part, a real operand having one; past its ends x is as complex as inside."""
+    if form.result == "y" and a.dtype.kind != "c" and form.fill.imag != 0:
+        a = a.astype(form.dtype)
+    if form.result == "w" and b.dtype.kind != "c" and form.fill.imag != 0:
+        b = b.astype(form.dtype)
+    out[...] = 0
+    for i, p in enumerate((a.real, a.imag) if a.dtype.kind == "c" else (a,)):
+        for j, q in enumerate((b.real, b.imag) if b.dtype.kind == "c" else (b,)):
+            part = form.part("imag" if (i if form.result == "y" else j) else "real")
+            product = np.empty(part.out_shape, part.dtype)
+            _contract_real(part, p, q, None, product, level, count)
+            target = out.real if i == j else out.imag
+            target += -product if i and j else product
+
+
+def _contract_real(form, a, b, bias, out, level, count):
+    if form.result == "x" and set(form.boundary) - {"constant"}:
+        wide = _unfolded(form)
+        gradient = np.empty(wide.out_shape, wide.dtype)
+        _contract_real(wide, a, b, None, gradient, level, count)
+        folded = _fold(form, gradient)
+        out[...] = folded if bias is None else folded + bias.astype(folded.dtype)
+        return
+    a, b = (v if _loads(form.dtype, v.dtype) else v.astype(form.dtype) for v in (a, b))
+    Layers.run(form, a, b, bias, out, level or isa.LEVEL, count)
+
+
+def _unfolded(form):
+    """The gradient of x as its rule extends it: the same, of a longer x that is only read inside."""
+    rows = zip(form.out_size, form.stride, form.kernel, form.dilation, strict=True)
+    size = tuple(s * (m - 1) + d * (k - 1) + 1 for m, s, k, d in rows)
+    plain = {"padding": ((0, 0),) * form.rank, "boundary": ("constant",) * form.rank}
+    dtype = np.dtype(np.float32) if form.dtype == np.float16 else form.dtype  # shares are rounded once, when added
+    return replace(form, size=size, dtype=dtype, **plain)
+
+
+def _fold(form, gradient):
+    """`gradient` of the extended x as that of x: each sample's share goes to the one that it repeats."""
+    for axis, ((lo, _), n, rule) in enumerate(zip(form.padding, form.size, form.boundary, strict=True)):
+        before, after = gradient.shape[: 3 + axis], gradient.shape[4 + axis :]
+        to = source(np.arange(gradient.shape[3 + axis]) - lo, n, rule)
+        kept = np.flatnonzero(to >= 0)
+        folded = np.zeros((*before, n, *after), gradient.dtype)
+        np.add.at(folded, (*(slice(None),) * (3 + axis), to[kept]), np.take(gradient, kept, 3 + axis))
+        gradient = folded
+    return gradient

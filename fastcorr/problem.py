@@ -72,13 +72,12 @@ class Problem:
     @cached_property
     def span(self):
         """Samples a dilated kernel covers along each axis."""
-        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        return spans(self.kernel, self.dilation)
 
     @cached_property
     def out_size(self):
-        """Of y along each kernel axis: (N + lo + hi - span) // s + 1."""
-        rows = zip(self.size, self.padding, self.span, self.stride, strict=True)
-        return tuple((n + lo + hi - span) // s + 1 for n, (lo, hi), span, s in rows)
+        """Of y along each kernel axis."""
+        return out_sizes(self.size, self.padding, self.span, self.stride)
 
     @cached_property
     def out_shape(self):
@@ -122,15 +121,38 @@ def per_axis(name, value, rank, minimum=1):
     return values
 
 
-def result_dtype(x, k, dtype=None):
-    """The native dtype of the result; TypeError for what has no arithmetic."""
-    for name, a in (("x", x), ("k", k)):
+def spans(kernel, dilation):
+    """Samples a dilated kernel covers along each axis."""
+    return tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
+
+
+def out_sizes(size, padding, span, stride):
+    """Of the result along each axis: (N + lo + hi - span) // s + 1."""
+    rows = zip(size, padding, span, stride, strict=True)
+    return tuple((n + lo + hi - k) // s + 1 for n, (lo, hi), k, s in rows)
+
+
+def fit(axes, size, padding, boundary, span, stride, advice):
+    """`out_sizes`; ValueError for an axis, by its name in `axes`, that the kernel does not fit into."""
+    for axis, n, (lo, hi), rule, k in zip(axes, size, padding, boundary, span, strict=True):
+        if n + lo + hi - k < (-1 if n == 0 else 0):
+            if lo == hi == 0:
+                raise ValueError(f"kernel is longer than x along {axis}: {k} > {n}; use {advice}")
+            raise ValueError(f"kernel is longer than the padded x along {axis}: {k} > {lo} + {n} + {hi}")
+        if n == 0 and lo + hi >= k and rule != "constant":
+            raise ValueError(f"boundary={rule!r} cannot extend x along {axis}, which is empty")
+    return out_sizes(size, padding, span, stride)
+
+
+def result_dtype(dtype=None, **arrays):
+    """The native dtype of the result of `arrays`, dtypes by name; TypeError for what has no arithmetic."""
+    for name, a in arrays.items():
         if a.kind not in "biufc":
             raise TypeError(f"{name} has dtype {a}, which cannot be correlated")
-    result = np.result_type(x, k) if dtype is None else np.dtype(dtype)
+    result = np.result_type(*arrays.values()) if dtype is None else np.dtype(dtype)
     if result.kind not in "biufc":
         raise TypeError(f"dtype={result} cannot be correlated")
-    for name, a in (("x", x), ("k", k)):
+    for name, a in arrays.items():
         if a.kind == "c" and result.kind != "c":
             raise TypeError(f"dtype={result} would discard the imaginary part of {name} ({a})")
     return result if result.isnative else result.newbyteorder("=")
@@ -149,7 +171,7 @@ def signal(x_shape, k_shape, dtype, *, flip, mode, axes, boundary, fill, anchor,
     stride = per_axis("stride", stride, rank)
     dilation = per_axis("dilation", dilation, rank)
     padding = _padding(mode, flip, anchor, kernel, dilation)
-    boundary = _boundary(boundary, rank)
+    boundary = boundary_names(boundary, rank)
     problem = Problem(
         tuple(x_shape),
         tuple(k_shape),
@@ -159,19 +181,12 @@ def signal(x_shape, k_shape, dtype, *, flip, mode, axes, boundary, fill, anchor,
         dilation,
         padding,
         boundary,
-        _fill(fill, dtype),
+        fill_scalar(fill, dtype),
         flip,
         conj=not flip and dtype.kind == "c",
     )
-    for axis, n, m, (lo, hi), rule, span in zip(
-        axes, problem.size, problem.out_size, padding, boundary, problem.span, strict=True
-    ):
-        if n + lo + hi - span < (-1 if n == 0 else 0):
-            if lo == hi == 0:
-                raise ValueError(f"kernel is longer than x along axis {axis}: {span} > {n}; use mode='same' or 'full'")
-            raise ValueError(f"kernel is longer than the padded x along axis {axis}: {span} > {lo} + {n} + {hi}")
-        if n == 0 and m and rule != "constant":
-            raise ValueError(f"boundary={rule!r} cannot extend x along axis {axis}, which is empty")
+    names = [f"axis {axis}" for axis in axes]
+    fit(names, problem.size, padding, boundary, problem.span, stride, "mode='same' or 'full'")
     return problem
 
 
@@ -241,7 +256,8 @@ def _padding(mode, flip, anchor, kernel, dilation):
     return pairs
 
 
-def _boundary(boundary, rank):
+def boundary_names(boundary, rank):
+    """`boundary` as one name of boundary.RULES per kernel axis."""
     if isinstance(boundary, str):
         boundary = (boundary,) * rank
     if not isinstance(boundary, (tuple, list)) or not all(isinstance(name, str) for name in boundary):
@@ -257,7 +273,7 @@ def _boundary(boundary, rank):
     return names
 
 
-def _fill(fill, dtype):
+def fill_scalar(fill, dtype):
     """`fill` as a scalar of `dtype`, cast as numpy.pad casts constant_values."""
     value = np.asarray(fill)
     if value.ndim or value.dtype.kind not in "biufc":

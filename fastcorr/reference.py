@@ -2,8 +2,9 @@
 
     y[i] = sum over j of  k[j] * X[s*i + d*j - lo]            X is x extended past its ends by the boundary rule
 
-One pass over the whole output per kernel tap, taps in C order, so a reader can check it by eye. It is what runs
-for longdouble, and what every faster method is compared with.
+One pass over the whole output per kernel tap, taps in C order, so a reader can check it by eye. `correlate` is one
+kernel on one array, `contract` the form with channels of contraction.py and its gradients. They are what runs for
+longdouble, and what every faster method is compared with.
 """
 
 import numpy as np
@@ -40,18 +41,84 @@ def correlate(problem, x, k, dtype=None):
     return problem.uncanonical(y).astype(dtype or problem.dtype, copy=False)
 
 
+def contract(contraction, a, b, bias=None, dtype=None):
+    """The result of `contraction` on its canonical operands, summed in `dtype` (default: the result's own type).
+
+    Bilinear: nothing is conjugated. `bias`, broadcast over the result, is added last. Types are treated as in
+    `correlate`, and a real operand acts on the real and imaginary parts of a complex one separately here too.
+    """
+    form = contraction
+    arrays = dict(zip(form.operands, (a, b), strict=True))
+    if "x" in arrays and arrays["x"].dtype.kind != "c" and form.fill.imag != 0:
+        arrays["x"] = arrays["x"].astype(form.dtype)
+    real = [name for name, array in arrays.items() if array.dtype.kind != "c"]
+    if len(real) == 1:
+        total = np.empty(form.out_shape, dtype or form.dtype)
+        for name in ("real", "imag"):
+            parts = (array if role in real else getattr(array, name) for role, array in arrays.items())
+            part = form.part("real" if "x" in real else name)
+            setattr(total, name, contract(part, *parts, dtype=total.real.dtype))
+        return total if bias is None else total + bias.astype(total.dtype)
+    sum_type = np.dtype(dtype or form.dtype)
+    if sum_type == np.float16:
+        sum_type = np.dtype(np.float32)
+    operand_type = np.empty(0, sum_type).real.dtype if real else sum_type
+    arrays = {name: np.array(array, operand_type, order="C", copy=None) for name, array in arrays.items()}
+    total = arrays[form.result] = np.zeros(form.out_shape, sum_type)
+    x, y, w = arrays["x"], arrays["y"], _taps(form, arrays["w"])
+    summed = (0,) if form.local else (0, *range(3, y.ndim))  # axes of y that a weight is used on
+    for j in np.ndindex(form.kernel):
+        if form.result == "x":
+            seen = np.zeros((*form.shapes["y"][:2], form.channels, *form.out_size), sum_type)
+            for o in range(form.features):
+                seen += w[:, o, :, *j] * y[:, :, o, None]
+            _scatter(form, seen, j, x)
+        else:
+            window = _window(form, x, j)
+            for c in range(form.channels):
+                if form.result == "y":
+                    y += w[:, :, c, *j] * window[:, :, c, None]
+                else:
+                    product = y * window[:, :, c, None]
+                    w[:, :, c, *j] = np.add.reduce(product, summed, sum_type, keepdims=True)[0]
+    if bias is not None:
+        total = total + bias.astype(sum_type)
+    return total.astype(dtype or form.dtype, copy=False)
+
+
+def _taps(form, w):
+    """View of canonical `w`: group, output and input channel, kernel position as in the formula, output position."""
+    if form.flip:
+        w = np.flip(w, tuple(range(w.ndim - form.rank, w.ndim)))
+    if form.local:
+        return np.moveaxis(w, range(form.rank), range(-form.rank, 0))
+    return w.reshape(w.shape + (1,) * form.rank)
+
+
+def _sources(problem, j):
+    """Per axis, the index into x of the sample that tap `j` sees from each output position; -1 where it is fill."""
+    rows = zip(problem.out_size, problem.stride, problem.dilation, j, problem.padding, strict=True)
+    reads = [s * np.arange(m) + d * tap - lo for m, s, d, tap, (lo, _) in rows]
+    return [boundary.source(u, n, rule) for u, n, rule in zip(reads, problem.size, problem.boundary, strict=True)]
+
+
+def _scatter(problem, part, j, x):
+    """Add what each output position gives to tap `j` to the sample of x that the tap saw; fill takes nothing."""
+    sources = _sources(problem, j)
+    inside = [index >= 0 for index in sources]
+    places = np.ix_(*(index[keep] for index, keep in zip(sources, inside, strict=True)))
+    np.add.at(x, (..., *places), part[(..., *np.ix_(*inside))])
+
+
 def _window(problem, x, j):
     """X[s*i + d*j - lo] for every output position i: what the tap `j` sees."""
     outside = np.zeros((1,) * problem.rank, bool)
     first = x.ndim - problem.rank
-    for axis in range(problem.rank):
-        lo, _ = problem.padding[axis]
-        u = problem.stride[axis] * np.arange(problem.out_size[axis]) + problem.dilation[axis] * j[axis] - lo
-        index = boundary.source(u, problem.size[axis], problem.boundary[axis])
+    for axis, index in enumerate(_sources(problem, j)):
         if problem.size[axis]:
             x = np.take(x, np.maximum(index, 0), axis=first + axis)
         else:
-            x = np.zeros((*x.shape[: first + axis], u.size, *x.shape[first + axis + 1 :]), x.dtype)
+            x = np.zeros((*x.shape[: first + axis], index.size, *x.shape[first + axis + 1 :]), x.dtype)
         outside = outside | (index < 0).reshape((-1,) + (1,) * (problem.rank - 1 - axis))
     if not outside.any():
         return x

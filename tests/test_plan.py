@@ -301,7 +301,9 @@ class TestPublicNames:
         """Run in a fresh process: examples may change settings."""
         code = """
 import doctest, fastcorr, sys
-results = [doctest.testmod(m) for m in (fastcorr.signal, fastcorr.planner, fastcorr.threads, fastcorr.config)]
+from fastcorr import config, contraction, gradients, layers, nn, planner, signal, threads
+modules = (config, contraction, gradients, layers, nn, planner, signal, threads)
+results = [doctest.testmod(m) for m in modules]
 assert sum(r.attempted for r in results) > 10
 sys.exit(sum(r.failed for r in results))
 """

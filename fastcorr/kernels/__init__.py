@@ -26,11 +26,15 @@ class Kernel:
     dtypes: tuple
 
 
-KERNELS = (
-    Kernel("plane", "float32", "float", ("float16", "float32", "complex64")),
-    Kernel("plane", "float64", "double", ("float64", "complex128")),
-    Kernel("plane", "int32", "int32_t", ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32")),
-    Kernel("plane", "int64", "int64_t", ("int64", "uint64")),
+KERNELS = tuple(
+    Kernel(family, *rest)
+    for family in ("plane", "dense", "weights")
+    for rest in (
+        ("float32", "float", ("float16", "float32", "complex64")),
+        ("float64", "double", ("float64", "complex128")),
+        ("int32", "int32_t", ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32")),
+        ("int64", "int64_t", ("int64", "uint64")),
+    )
 )
 
 

@@ -5,7 +5,7 @@ type and stride into contiguous `real`s, `store` takes them back out, `gather` a
 """
 
 from libc.stdint cimport int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, int64_t, uint64_t
-from libc.string cimport memcpy, memset
+cimport numpy as cnp
 
 from .tile cimport real
 
@@ -58,6 +58,34 @@ cdef struct Format:
     int size          # bytes of one sample (of one part, for complex)
     bint raw          # misaligned or foreign byte order: bytes are set right before they are read
     bint swap
+
+
+cdef inline Format format_of(cnp.ndarray a) noexcept:
+    """How samples of `a`, or the parts of its complex samples, lie in memory."""
+    cdef Format f
+    cdef int type = cnp.PyArray_TYPE(a)
+    f.size = <int>cnp.PyArray_ITEMSIZE(a)
+    if cnp.PyTypeNum_ISCOMPLEX(type):
+        f.size //= 2
+    f.swap = cnp.PyArray_ISBYTESWAPPED(a)
+    f.raw = f.swap or not cnp.PyArray_ISALIGNED(a)
+    if cnp.PyTypeNum_ISBOOL(type):
+        f.type = BOOL
+    elif cnp.PyTypeNum_ISUNSIGNED(type):
+        f.type = UINT8 if f.size == 1 else UINT16 if f.size == 2 else UINT32 if f.size == 4 else UINT64
+    elif cnp.PyTypeNum_ISINTEGER(type):
+        f.type = INT8 if f.size == 1 else INT16 if f.size == 2 else INT32 if f.size == 4 else INT64
+    else:
+        f.type = FLOAT16 if f.size == 2 else FLOAT32 if f.size == 4 else FLOAT64
+    return f
+
+
+cdef inline int real_type() noexcept nogil:
+    """The Type code of `real`."""
+    cdef real half_ = <real>0.5
+    if half_ != 0:
+        return FLOAT32 if sizeof(real) == 4 else FLOAT64
+    return INT32 if sizeof(real) == 4 else INT64
 
 
 cdef inline Py_ssize_t extend(Py_ssize_t u, Py_ssize_t n, int rule) noexcept nogil:

@@ -34,8 +34,7 @@ cimport numpy as cnp
 import numpy as np
 
 from .line cimport (
-    BOOL, CONSTANT, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, Format, extend,
-    gather, load, store, store_pairs,
+    CONSTANT, INT32, UINT32, UINT64, Format, extend, format_of, gather, load, real_type, store, store_pairs,
 )
 from .tile cimport (
     LANES, MAX_ACC, MAX_ROWS, SWEEP_ROWS, SWEEP_VECTORS, real, stream_fence, sums_carry, sweep, sweep_rows, tile,
@@ -792,34 +791,6 @@ cdef void set_strides(
 ) noexcept:
     to_x[0] = xpart if axis < 0 else (0 if xn[axis] == 1 else xs[axis])
     to_y[0] = ypart if axis < 0 else ys[axis]
-
-
-cdef Format format_of(cnp.ndarray a) noexcept:
-    """How samples of `a`, or the parts of its complex samples, lie in memory."""
-    cdef Format f
-    cdef int type = cnp.PyArray_TYPE(a)
-    f.size = <int>cnp.PyArray_ITEMSIZE(a)
-    if cnp.PyTypeNum_ISCOMPLEX(type):
-        f.size //= 2
-    f.swap = cnp.PyArray_ISBYTESWAPPED(a)
-    f.raw = f.swap or not cnp.PyArray_ISALIGNED(a)
-    if cnp.PyTypeNum_ISBOOL(type):
-        f.type = BOOL
-    elif cnp.PyTypeNum_ISUNSIGNED(type):
-        f.type = UINT8 if f.size == 1 else UINT16 if f.size == 2 else UINT32 if f.size == 4 else UINT64
-    elif cnp.PyTypeNum_ISINTEGER(type):
-        f.type = INT8 if f.size == 1 else INT16 if f.size == 2 else INT32 if f.size == 4 else INT64
-    else:
-        f.type = FLOAT16 if f.size == 2 else FLOAT32 if f.size == 4 else FLOAT64
-    return f
-
-
-cdef inline int real_type() noexcept:
-    """The Type code of `real`."""
-    cdef real half_ = <real>0.5
-    if half_ != 0:
-        return FLOAT32 if sizeof(real) == 4 else FLOAT64
-    return INT32 if sizeof(real) == 4 else INT64
 
 
 cdef double lay_out(Job* job, int threads, bint fresh) noexcept:

@@ -1,0 +1,403 @@
+"""Gradients of every face by one rule: ``f_vjp(g, *arrays of f, **options of f, need=...)``, one for each array.
+
+`g` is the gradient of some number with respect to the result of f. The gradient with respect to one array is the
+contraction of `g` with the other one (contraction.py), so it is planned and run like any result, and since these
+functions are bilinear as well, a gradient of a gradient is a call of the same functions.
+
+Complex numbers follow PyTorch: g = dL/d(Re y) + 1j * dL/d(Im y), so a product y = a b gives a the gradient g conj(b).
+"""
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from . import planner
+from . import problem as problems
+from .contraction import Contraction, layer
+from .nn import as_arrays, result_shape, shapes
+
+
+def correlate_vjp(
+    g,
+    x,
+    k,
+    mode="valid",
+    *,
+    axes=None,
+    boundary="constant",
+    fill=0,
+    anchor=None,
+    stride=1,
+    dilation=1,
+    method="auto",
+    dtype=None,
+    need=(True, True),
+):
+    """Gradients of ``correlate(x, k, mode, ...)``, given the gradient `g` of its result.
+
+    Parameters
+    ----------
+    g : array_like
+        Of the shape of the result.
+    x, k, mode, axes, boundary, fill, anchor, stride, dilation, method, dtype : optional
+        The arguments of `correlate`.
+    need : (bool, bool), optional
+        Which of the two gradients to compute.
+
+    Returns
+    -------
+    gx, gk : ndarray or None
+        Of the shapes of `x` and `k`, None where not needed. dtype ``numpy.result_type(g, x, k)``, integers exact.
+        What a boundary rule repeats goes back to the sample it repeats; what falls on ``fill`` is dropped. Axes that
+        broadcast are summed over.
+
+    Raises
+    ------
+    ValueError
+        As in `correlate`, and if `g` has another shape than the result.
+    TypeError
+        As in `correlate`, and for bool, which has no gradient.
+
+    Examples
+    --------
+    >>> from fastcorr import correlate_vjp
+    >>> gx, gk = correlate_vjp([1, 10], [1, 2, 3, 4], [5, 6, 7])
+    >>> gx
+    array([ 5, 56, 67, 70])
+    >>> gk
+    array([21, 32, 43])
+
+    With a reflecting boundary, the end sample next to the mirror is read twice:
+
+    >>> correlate_vjp([1, 0, 0], [1, 2, 3], [1, 0, 1], "same", boundary="reflect", need=(True, False))
+    (array([0, 2, 0]), None)
+    """
+    options = {"mode": mode, "axes": axes, "boundary": boundary, "fill": fill, "anchor": anchor, "stride": stride}
+    return _signal_vjp("correlate", g, x, k, method, dtype, need, **options, dilation=dilation)
+
+
+def convolve_vjp(
+    g,
+    x,
+    k,
+    mode="valid",
+    *,
+    axes=None,
+    boundary="constant",
+    fill=0,
+    anchor=None,
+    stride=1,
+    dilation=1,
+    method="auto",
+    dtype=None,
+    need=(True, True),
+):
+    """Gradients of ``convolve(x, k, mode, ...)``, given the gradient `g` of its result.
+
+    Parameters
+    ----------
+    g : array_like
+        Of the shape of the result.
+    x, k, mode, axes, boundary, fill, anchor, stride, dilation, method, dtype : optional
+        The arguments of `convolve`.
+    need : (bool, bool), optional
+        Which of the two gradients to compute.
+
+    Returns
+    -------
+    gx, gk : ndarray or None
+        As in `correlate_vjp`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `correlate_vjp`.
+
+    Examples
+    --------
+    >>> from fastcorr import convolve_vjp
+    >>> gx, gk = convolve_vjp([1, 10], [1, 2, 3, 4], [5, 6, 7])
+    >>> gx
+    array([ 7, 76, 65, 50])
+    >>> gk
+    array([43, 32, 21])
+    """
+    options = {"mode": mode, "axes": axes, "boundary": boundary, "fill": fill, "anchor": anchor, "stride": stride}
+    return _signal_vjp("convolve", g, x, k, method, dtype, need, **options, dilation=dilation)
+
+
+def conv_vjp(
+    g,
+    x,
+    w,
+    bias=None,
+    *,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    boundary="constant",
+    fill=0,
+    flip=False,
+    method="auto",
+    dtype=None,
+    need=(True, True, True),
+):
+    """Gradients of ``conv(x, w, bias, ...)``, given the gradient `g` of its result.
+
+    Parameters
+    ----------
+    g : array_like
+        Of the shape of the result.
+    x, w, bias, stride, padding, dilation, groups, boundary, fill, flip, method, dtype : optional
+        The arguments of `conv`.
+    need : (bool, bool, bool), optional
+        Which of the three gradients to compute.
+
+    Returns
+    -------
+    gx, gw, gbias : ndarray or None
+        Of the shapes of `x`, `w` and `bias`, None where not needed or where there is no `bias`. dtype
+        ``numpy.result_type(g, x, w, bias)``, integers exact. What a boundary rule repeats goes back to the sample it
+        repeats; what falls on ``fill`` is dropped.
+
+    Raises
+    ------
+    ValueError
+        As in `conv`, and if `g` has another shape than the result.
+    TypeError
+        As in `conv`, and for bool, which has no gradient.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import conv, conv_vjp
+    >>> conv_vjp([[1, 10]], [[1, 2, 3, 4]], [[[5, 6, 7]]], [0])
+    (array([[ 5, 56, 67, 70]]), array([[[21, 32, 43]]]), array([11]))
+
+    One step of gradient descent towards a target:
+
+    >>> x, w, target = np.ones((4, 1, 6, 6)), np.zeros((2, 1, 3, 3)), np.ones((4, 2, 4, 4))
+    >>> _, gw, _ = conv_vjp(conv(x, w) - target, x, w, need=(False, True, False))
+    >>> w -= gw / gw.size
+    """
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "boundary": boundary}
+    return _layer_vjp("conv", g, x, w, bias, method, dtype, need, **options, fill=fill, flip=flip)
+
+
+def conv_transpose_vjp(
+    g,
+    x,
+    w,
+    bias=None,
+    *,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    dilation=1,
+    groups=1,
+    flip=False,
+    method="auto",
+    dtype=None,
+    need=(True, True, True),
+):
+    """Gradients of ``conv_transpose(x, w, bias, ...)``, given the gradient `g` of its result.
+
+    Parameters
+    ----------
+    g : array_like
+        Of the shape of the result.
+    x, w, bias, stride, padding, output_padding, dilation, groups, flip, method, dtype : optional
+        The arguments of `conv_transpose`.
+    need : (bool, bool, bool), optional
+        Which of the three gradients to compute.
+
+    Returns
+    -------
+    gx, gw, gbias : ndarray or None
+        As in `conv_vjp`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `conv_vjp`.
+
+    Examples
+    --------
+    >>> from fastcorr import conv_transpose_vjp
+    >>> conv_transpose_vjp([[1, 2, 3, 4]], [[1, 10]], [[[5, 6, 7]]])
+    (array([[38, 56]]), array([[[21, 32, 43]]]), None)
+    """
+    options = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    options |= {"groups": groups, "flip": flip, "transposed": True}
+    return _layer_vjp("conv_transpose", g, x, w, bias, method, dtype, need, **options)
+
+
+def local_conv_vjp(
+    g,
+    x,
+    w,
+    bias=None,
+    *,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    boundary="constant",
+    fill=0,
+    flip=False,
+    dtype=None,
+    need=(True, True, True),
+):
+    """Gradients of ``local_conv(x, w, bias, ...)``, given the gradient `g` of its result.
+
+    Parameters
+    ----------
+    g : array_like
+        Of the shape of the result.
+    x, w, bias, stride, padding, dilation, groups, boundary, fill, flip, dtype : optional
+        The arguments of `local_conv`.
+    need : (bool, bool, bool), optional
+        Which of the three gradients to compute.
+
+    Returns
+    -------
+    gx, gw, gbias : ndarray or None
+        As in `conv_vjp`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `conv_vjp`.
+
+    Examples
+    --------
+    >>> from fastcorr import local_conv_vjp
+    >>> local_conv_vjp([[1, 10]], [[1, 2, 3]], [[[[5, 6]]], [[[7, 8]]]])
+    (array([[ 5, 76, 80]]), array([[[[ 1,  2]]],
+    <BLANKLINE>
+    <BLANKLINE>
+           [[[20, 30]]]]), None)
+    """
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "boundary": boundary}
+    return _layer_vjp("local_conv", g, x, w, bias, "auto", dtype, need, **options, fill=fill, flip=flip, local=True)
+
+
+def bilinear_vjp(form, g, a, b, need, method):
+    """Gradients of ``form(a, b)`` on canonical arrays; conjugated as a whole, so that `fill` meets x as it was."""
+    arrays = dict(zip((form.result, *form.operands), (g.conj(), a, b), strict=True))
+    gradients = []
+    for role, needed in zip(form.operands, need, strict=True):
+        gradient = None
+        if needed:
+            sibling = replace(form, result=role)
+            gradient = planner.contract(sibling, *(arrays[name] for name in sibling.operands), method)
+            if gradient.dtype.kind == "c":
+                np.conjugate(gradient, out=gradient)
+        gradients.append(gradient)
+    return gradients
+
+
+def _layer_vjp(face, g, x, w, bias, method, dtype, need, **options):
+    arrays, g, dtype, fill = _with_gradient(face, g, dtype, options.pop("fill", 0), x=x, w=w, bias=bias)
+    need = _needed(need, face, ("x", "w", "bias"))
+    form, unbatched = layer(*shapes(arrays), dtype, fill=fill, **options)
+    _check_gradient(face, g, result_shape(form, unbatched))
+    g = g.reshape(form.out_shape)
+    operands = (arrays[name].reshape(form.shapes[role]) for name, role in zip("xw", form.operands, strict=True))
+    gradients = bilinear_vjp(form, g, *operands, need[:2], method)
+    gx, gw = (None if a is None else a.reshape(arrays[n].shape) for a, n in zip(gradients, "xw", strict=True))
+    return gx, gw, _bias_gradient(form, g, arrays["bias"].shape) if need[2] and "bias" in arrays else None
+
+
+def _bias_gradient(form, g, shape):
+    """Sum of `g` over the batch and what else `bias` is repeated over.
+
+    Each row is summed in pairs, then rows in order; NumPy would sum an array of another layout in another order.
+    """
+    sum_type = np.dtype(np.float32) if form.dtype == np.float16 else form.dtype
+    batch, groups, channels, *size = form.out_shape
+    g = np.require(g, sum_type, ["C", "A"]).reshape(batch, groups * channels, prod(size))
+    if len(shape) == 1:
+        g = np.add.reduce(g, 2, sum_type)
+    return np.add.reduce(g, 0, sum_type).reshape(shape).astype(form.dtype, copy=False)
+
+
+def _signal_vjp(face, g, x, k, method, dtype, need, **options):
+    arrays, g, dtype, fill = _with_gradient(face, g, dtype, options.pop("fill"), x=x, k=k)
+    need = _needed(need, face, ("x", "k"))
+    x, k = arrays["x"], arrays["k"]
+    problem = problems.signal(x.shape, k.shape, dtype, flip=face == "convolve", fill=fill, **options)
+    _check_gradient(face, g, problem.out_shape)
+    form, order = as_contraction(problem)
+    k_order = order if problem.k_batched else range(k.ndim)
+    x, k, g = x.transpose(order), k.transpose(k_order), g.transpose(order)
+    conjugate = problem.conj  # of k, which is data to the contraction
+    operands = (a.reshape(form.shapes[role]) for role, a in (("x", x), ("w", k.conj() if conjugate else k)))
+    gx, gk = bilinear_vjp(form, g.reshape(form.out_shape), *operands, need, method)
+    if gx is not None:
+        gx = np.asarray(gx.reshape(x.shape).transpose(np.argsort(order)), order="C")
+    if gk is not None:
+        gk = np.asarray(gk.reshape(k.shape).transpose(np.argsort(k_order)), order="C")
+        if conjugate:
+            np.conjugate(gk, out=gk)
+    return gx, gk
+
+
+def as_contraction(problem):
+    """(Contraction that is `problem`, order of the axes of x in it): one channel, and the batch axes by who has them.
+
+    Axes that the kernel does not have are batch; those it shares with x are groups; those that only the kernel has
+    are output channels. So every sum over an axis that broadcasts is one of the contraction's own.
+    """
+    sizes = list(zip(problem.batch_axes, problem.x_batch, problem.k_batch, strict=True))
+    batch = [axis for axis, _, m in sizes if m == 1]
+    groups = [axis for axis, n, m in sizes if m == n != 1]
+    features = [axis for axis, n, m in sizes if m != n and m != 1]
+    length = {axis: m if n == 1 else n for axis, n, m in sizes}
+    form = Contraction(
+        result="y",
+        batch=prod(length[axis] for axis in batch),
+        groups=prod(length[axis] for axis in groups),
+        channels=1,
+        features=prod(length[axis] for axis in features),
+        size=problem.size,
+        kernel=problem.kernel,
+        out_size=problem.out_size,
+        stride=problem.stride,
+        dilation=problem.dilation,
+        padding=problem.padding,
+        boundary=problem.boundary,
+        fill=problem.fill,
+        flip=problem.flip,
+        dtype=problem.dtype,
+    )
+    return form, (*batch, *groups, *features, *problem.axes)
+
+
+def _with_gradient(face, g, dtype, fill, **given):
+    """(arrays by name, `g`, dtype of the gradients, `fill` as the face itself casts it)."""
+    arrays, forward = as_arrays(dtype, **given)
+    if forward.kind == "b":
+        raise TypeError(f"the result of {face} has dtype bool, which has no gradient")
+    g = np.asarray(g)
+    dtype = problems.result_dtype(g=g.dtype, **{name: a.dtype for name, a in arrays.items()})
+    return arrays, g, dtype, problems.fill_scalar(fill, forward)
+
+
+def _check_gradient(face, g, shape):
+    if g.shape == shape:
+        return
+    if g.ndim == len(shape):
+        axis = next(axis for axis in range(g.ndim) if g.shape[axis] != shape[axis])
+        raise ValueError(f"g and the result of {face} differ along axis {axis}: {g.shape} and {shape}")
+    raise ValueError(f"g has shape {g.shape}, the result of {face} has {shape}")
+
+
+def _needed(need, face, names):
+    if not isinstance(need, (tuple, list)):
+        raise TypeError(f"need must be one bool for each of {', '.join(names)}, not {need!r}")
+    if len(need) != len(names):
+        raise ValueError(f"need has {len(need)} entries, {face} has the arrays {', '.join(names)}")
+    return tuple(map(bool, need))

@@ -1,0 +1,257 @@
+"""The layer face: batch and channels, any rank. Arguments in, a Contraction and the method that runs it do the rest."""
+
+import numpy as np
+
+from . import planner, problem
+from .contraction import layer
+
+
+def conv(
+    x,
+    w,
+    bias=None,
+    *,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    boundary="constant",
+    fill=0,
+    flip=False,
+    method="auto",
+    dtype=None,
+    out=None,
+):
+    """Convolutional layer: ``y[n, o, i] = bias[o] + sum over c, j of w[o, c, j] * x[n, c, s*i + d*j - lo]``.
+
+    Cross-correlation without conjugation, as in every deep-learning library, in any number of spatial dimensions.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, *S) or (C, *S)
+        The batch, or one element of it. Any layout.
+    w : array_like, shape (O, C/groups, *K)
+        The kernels. The number of spatial axes is that of `K`; with none this is a dense layer.
+    bias : array_like, shape (O,), optional
+        Added to each output channel.
+    stride, dilation : int or sequence of int, optional
+        Step between output positions, and between kernel taps, along each spatial axis.
+    padding : int, sequence of int or of (int, int), or {'valid', 'same', 'same_lower'}, optional
+        Samples before and after each spatial axis: one number, one per axis, or one (lo, hi) pair per axis. Negative
+        numbers crop. 'valid' is 0. 'same' gives ``ceil(S / stride)`` outputs, as TensorFlow, JAX and ONNX (SAME_UPPER)
+        do: where the padding is odd the longer end is last; 'same_lower' puts it first.
+    groups : int, optional
+        Input and output channels fall into so many groups that do not see each other; `C` of them: depthwise.
+    boundary : str or sequence of str, optional
+        How `x` goes on past its ends, one for all spatial axes or one each: as in `correlate`.
+    fill : scalar, optional
+        Value past the ends for ``boundary='constant'``, cast to the dtype of the result.
+    flip : bool, optional
+        Flip the kernel along every spatial axis: convolution in the sense of mathematics.
+    method : {'auto', 'direct', 'reference'}, optional
+        As in `correlate`.
+    dtype : dtype, optional
+        Cast `x`, `w` and `bias` to this first. Default ``numpy.result_type(x, w, bias)``.
+    out : ndarray, optional
+        Where the result goes, of its exact shape and dtype. May overlap any of the arrays.
+
+    Returns
+    -------
+    ndarray, shape (N, O, *T) or (O, *T)
+        With ``T = (S + lo + hi - dilation*(K - 1) - 1) // stride + 1`` along each spatial axis.
+
+    Raises
+    ------
+    ValueError
+        If shapes or options do not fit; the message names the argument, the axis and the numbers.
+    TypeError
+        If a dtype has no arithmetic (object, strings, dates).
+
+    See Also
+    --------
+    conv_vjp : its gradients.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import conv
+    >>> conv([[1, 2, 3, 4]], [[[1, 0, -1]]])
+    array([[-2, -2]])
+
+    Two pictures with three channels, four kernels, half as many rows and columns:
+
+    >>> x, w = np.ones((2, 3, 8, 8), np.float32), np.ones((4, 3, 3, 3), np.float32)
+    >>> conv(x, w, np.zeros(4, np.float32), stride=2, padding="same").shape
+    (2, 4, 4, 4)
+
+    Depthwise, in three dimensions, on a periodic volume:
+
+    >>> x, w = np.ones((5, 4, 4, 4)), np.ones((5, 1, 3, 3, 3))
+    >>> conv(x, w, groups=5, padding=1, boundary="wrap")[0, 0, 0]
+    array([27., 27., 27., 27.])
+    """
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "boundary": boundary}
+    return forward(x, w, bias, out, method, dtype, **options, fill=fill, flip=flip)
+
+
+def conv_transpose(
+    x,
+    w,
+    bias=None,
+    *,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    dilation=1,
+    groups=1,
+    flip=False,
+    method="auto",
+    dtype=None,
+    out=None,
+):
+    """Transposed convolution, the input gradient of `conv` with the same options: each sample of `x` adds a kernel.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, *S) or (C, *S)
+        The batch, or one element of it. Any layout.
+    w : array_like, shape (C, O/groups, *K)
+        The kernels: those of the `conv` that goes from O to C channels.
+    bias : array_like, shape (O,), optional
+        Added to each output channel.
+    stride, padding, dilation, groups, flip : optional
+        Those of the `conv`: `padding` crops here. 'same' and 'same_lower' give ``S * stride`` outputs.
+    output_padding : int or sequence of int, optional
+        Rows added at the end of each spatial axis, less than the larger of stride and dilation: `conv` with a stride
+        takes inputs of several lengths to one.
+    method, dtype, out : optional
+        As in `conv`.
+
+    Returns
+    -------
+    ndarray, shape (N, O, *T) or (O, *T)
+        With ``T = (S - 1)*stride - lo - hi + dilation*(K - 1) + 1 + output_padding`` along each spatial axis.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `conv`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import conv_transpose
+    >>> conv_transpose([[1, 2, 3]], [[[1, 10]]], stride=2)
+    array([[ 1, 10,  2, 20,  3, 30]])
+    >>> conv_transpose(np.ones((1, 8, 5, 5)), np.ones((8, 4, 3, 3)), stride=2, padding=1, output_padding=1).shape
+    (1, 4, 10, 10)
+    """
+    options = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    return forward(x, w, bias, out, method, dtype, **options, groups=groups, flip=flip, transposed=True)
+
+
+def local_conv(
+    x,
+    w,
+    bias=None,
+    *,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    boundary="constant",
+    fill=0,
+    flip=False,
+    dtype=None,
+    out=None,
+):
+    """Locally connected layer: `conv` with a kernel of its own at each output position, nothing shared.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, *S) or (C, *S)
+        The batch, or one element of it. Any layout.
+    w : array_like, shape (*T, O, C/groups, *K)
+        The kernels of each output position. `conv` is the case where all are equal, ``broadcast_to(w, T + w.shape)``.
+    bias : array_like, shape (O,) or (O, *T), optional
+        Added to each output channel, or to each output.
+    stride, padding, dilation, groups, boundary, fill, flip, dtype, out : optional
+        As in `conv`.
+
+    Returns
+    -------
+    ndarray, shape (N, O, *T) or (O, *T)
+        `T` as in `conv`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `conv`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcorr import conv, local_conv
+    >>> x = np.arange(12.0).reshape(1, 3, 4)
+    >>> local_conv(x, np.arange(6.0).reshape(2, 3, 1, 1, 1, 1) * np.ones((2, 2)))
+    array([[[  0.,  14.,  36.],
+            [ 78., 120., 170.]]])
+    >>> w = np.ones((5, 1, 2, 2))
+    >>> np.array_equal(local_conv(x, np.broadcast_to(w, (2, 3, 5, 1, 2, 2))), conv(x, w))
+    True
+    """
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "boundary": boundary}
+    return forward(x, w, bias, out, "auto", dtype, **options, fill=fill, flip=flip, local=True)
+
+
+def forward(x, w, bias, out, method, dtype, **options):
+    """The result of a face: `options` are those of `contraction.layer`."""
+    arrays, dtype = as_arrays(dtype, x=x, w=w, bias=bias)
+    form, unbatched = layer(*shapes(arrays), dtype, **options)
+    shape = result_shape(form, unbatched)
+    straight = out is not None and _check_out(out, shape, dtype, arrays.values())
+    operands = (arrays[name].reshape(form.shapes[role]) for name, role in zip("xw", form.operands, strict=True))
+    if bias is not None:
+        bias = arrays["bias"]
+        bias = bias.reshape(form.out_shape[1:3] + (bias.shape[1:] or (1,) * form.rank))
+    y = planner.contract(form, *operands, method, bias, out.reshape(form.out_shape) if straight else None)
+    if out is None:
+        return y.reshape(shape)
+    if not straight:
+        np.copyto(out, y.reshape(shape))
+    return out
+
+
+def as_arrays(dtype, **given):
+    """(ndarrays by name, cast to `dtype` if given; the dtype of their result). A `bias` of None is left out."""
+    arrays = {name: np.asarray(a) for name, a in given.items() if a is not None or name != "bias"}
+    result = problem.result_dtype(dtype, **{name: a.dtype for name, a in arrays.items()})
+    if dtype is not None:
+        arrays = {name: a.astype(result, copy=False) for name, a in arrays.items()}
+    return arrays, result
+
+
+def shapes(arrays):
+    """Of x, w and bias, as `contraction.layer` takes them."""
+    return arrays["x"].shape, arrays["w"].shape, arrays["bias"].shape if "bias" in arrays else None
+
+
+def result_shape(form, unbatched):
+    """Of the result of `form` as the caller sees it, groups and channels in one axis."""
+    batch, groups, channels, *size = form.out_shape
+    shape = (batch, groups * channels, *size)
+    return shape[1:] if unbatched else shape
+
+
+def _check_out(out, shape, dtype, arrays):
+    """Whether a kernel may write straight to `out`, or the result has to be copied there."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
+    if out.dtype.newbyteorder("=") != dtype:
+        raise TypeError(f"out has dtype {out.dtype}, the result has {dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}, the result has {shape}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    plain = out.flags.aligned and out.dtype.isnative and 0 not in out.strides
+    return plain and not any(np.may_share_memory(out, a) for a in arrays)

@@ -1,0 +1,172 @@
+"""The compiled loops of layers against the definition: every result, level, element type and number of threads.
+
+Data are integer-valued, so results are compared with `np.array_equal`; where bits are compared with bits, they are not.
+Budget: 30 seconds.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from common import DTYPES, LEVELS, RULES, same_bits, whole
+
+import fastcorr
+from fastcorr import planner
+from fastcorr.contraction import layer
+
+RESULTS = ("y", "x", "w")
+
+
+def operands(form, seed=0, make=whole):
+    """Arrays for `form`, and a bias where it takes one."""
+    rng = np.random.default_rng(seed)
+    values = ("small",) if make is whole else ()
+    a, b = (make(rng, form.shapes[name], form.dtype, *values) for name in form.operands)
+    bias = None
+    if form.result != "w" and form.dtype.kind != "b":
+        bias = make(rng, (*form.out_shape[1:3], *(1,) * form.rank), form.dtype, *values)
+    return a, b, bias
+
+
+def real(rng, shape, dtype):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def check(x, w, dtype, level, counts=(1, 2, 3), results=RESULTS, **options):
+    form, _ = layer(x, w, None, np.dtype(dtype), **options)
+    for result in results:
+        one = replace(form, result=result)
+        a, b, bias = operands(one)
+        want = planner.contract(one, a, b, "reference", bias)
+        for count in counts:
+            got = planner.contract(one, a, b, "direct", bias, level=level, count=count)
+            assert got.dtype == want.dtype
+            assert np.array_equal(got, want), f"result {result}, {count} threads: {one}"
+
+
+def random_options(rng):
+    """Shapes and options of any kind; some kernels do not fit."""
+    rank, groups = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+    kernel = rng.integers(1, 5 if rank < 3 else 3, rank)
+    size = rng.integers(1, 30 if rank == 1 else 13 if rank == 2 else 6, rank)
+    x = (int(rng.integers(1, 4)), groups * int(rng.integers(1, 5)), *map(int, size))
+    w = (groups * int(rng.integers(1, 9)), x[1] // groups, *map(int, kernel))
+    steps = {name: tuple(map(int, rng.integers(1, 5, rank))) for name in ("stride", "dilation")}
+    padding = [tuple(map(int, rng.integers(-2, 6, 2))) for _ in range(rank)]
+    boundary = tuple(rng.choice(RULES, rank))
+    return x, w, {"groups": groups, "padding": padding, "boundary": boundary, "flip": bool(rng.integers(2)), **steps}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_random(dtype, level):
+    rng, done = np.random.default_rng(DTYPES.index(dtype)), 0
+    while done < 25:
+        x, w, options = random_options(rng)
+        fill = bool(rng.integers(2)) if dtype == "bool" else int(rng.integers(3))
+        try:
+            layer(x, w, None, np.dtype(dtype), **options)
+        except ValueError:
+            continue
+        results = ("y",) if dtype == "bool" else RESULTS
+        check(x, w, dtype, level, (1, 2), results, fill=fill, **options)
+        done += 1
+
+
+# Each is larger than a block of its kind: lanes, lines, rows, channels, taps, kernel positions, slices.
+LARGE = {
+    "lanes-in-segments": ((1, 3, 3000), (4, 3, 5), {"stride": 2}),
+    "lines-in-blocks": ((1, 2, 90, 60), (3, 2, 3, 3), {"padding": 1}),
+    "many-rows": ((1, 2, 9, 9), (700, 2, 3, 3), {}),
+    "many-channels": ((2, 300, 7, 9), (7, 300, 3, 3), {"padding": "same"}),
+    "channels-that-fill-no-tile": ((1, 100, 6, 6), (5, 100, 1, 3), {}),
+    "a-kernel-of-many-taps": ((1, 2, 40, 40), (3, 2, 21, 23), {}),
+    "a-long-kernel": ((1, 1, 1500), (2, 1, 700), {}),
+    "a-tall-kernel": ((1, 1, 1500, 2), (2, 1, 700, 1), {}),
+    "a-dilated-kernel-of-many-taps": ((1, 2, 30, 60), (2, 2, 3, 17), {"dilation": (2, 3)}),
+    "many-positions": ((5, 2, 70, 60), (3, 2, 3, 3), {"padding": 1}),
+    "strides-past-the-kernel": ((1, 2, 40, 40), (3, 2, 2, 2), {"stride": (3, 5)}),
+    "rank-3": ((1, 3, 9, 20, 31), (4, 3, 3, 3, 3), {"padding": 1, "stride": (1, 2, 1)}),
+    "depthwise": ((2, 9, 14, 15), (18, 1, 5, 5), {"groups": 9, "padding": 2}),
+    "no-axes": ((6, 70), (80, 70), {}),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "complex64"])
+@pytest.mark.parametrize("name", LARGE)
+def test_large(name, dtype, level):
+    x, w, options = LARGE[name]
+    if dtype == "complex64" and name not in ("lines-in-blocks", "depthwise"):
+        pytest.skip("parts are real contractions")
+    check(x, w, dtype, level, **options)
+
+
+@pytest.mark.parametrize("layout", ["F", "reversed", "strided", "misaligned", "swapped"])
+def test_layouts(layout):
+    from common import laid_out
+
+    form, _ = layer((2, 6, 12, 13), (9, 6, 3, 4), None, np.dtype("float32"), padding=1, stride=2)
+    for result in RESULTS:
+        one = replace(form, result=result)
+        a, b, _ = operands(one)
+        want = planner.contract(one, a, b, "direct")
+        assert np.array_equal(planner.contract(one, laid_out(a, layout), laid_out(b, layout), "direct"), want)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", LARGE)
+class TestSameBits:
+    def test_any_number_of_threads(self, name, level):
+        x, w, options = LARGE[name]
+        form, _ = layer(x, w, None, np.dtype("float32"), **options)
+        for result in RESULTS:
+            one = replace(form, result=result)
+            a, b, bias = operands(one, make=real)
+            want = planner.contract(one, a, b, "direct", bias, level=level, count=1)
+            for count in (2, 3, 7):
+                got = planner.contract(one, a, b, "direct", bias, level=level, count=count)
+                assert same_bits(got, want), f"result {result}, {count} threads"
+
+    def test_any_batch(self, name, level):
+        x, w, options = LARGE[name]
+        form, _ = layer((3, *x[1:]), w, None, np.dtype("float32"), **options)
+        for result in ("y", "x"):
+            one = replace(form, result=result)
+            a, b, _ = operands(one, make=real)
+            whole_batch = planner.contract(one, a, b, "direct", level=level)
+            for n in range(3):
+                got = planner.contract(replace(one, batch=1), a[n : n + 1], b, "direct", level=level)
+                assert same_bits(got[0], whole_batch[n])
+
+
+def test_the_same_window_anywhere():
+    """A picture moved by any number of samples gives the result moved by as many, to the last bit."""
+    rng = np.random.default_rng(0)
+    x, w = real(rng, (1, 5, 40, 90), "float32"), real(rng, (7, 5, 3, 3), "float32")
+    want = fastcorr.conv(x, w)
+    for top in (1, 2, 5):
+        for left in (1, 3, 17, 40):
+            assert same_bits(fastcorr.conv(x[:, :, top:, left:].copy(), w), want[:, :, top:, left:])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("result", RESULTS)
+def test_nan_stays_local(result, value):
+    """It reaches what the definition says, and no lane that is computed only to fill a tile."""
+    form, _ = layer((2, 3, 9, 21), (4, 3, 3, 3), None, np.dtype("float32"), padding=1, stride=(1, 2))
+    one = replace(form, result=result)
+    for which in (0, 1):
+        arrays = operands(one)[:2]
+        arrays[which].reshape(-1)[13] = value
+        with np.errstate(invalid="ignore"):
+            want = planner.contract(one, *arrays, "reference")
+        assert not np.isfinite(want).all()
+        assert np.array_equal(planner.contract(one, *arrays, "direct"), want, equal_nan=True)
+
+
+def test_a_refusal_says_why():
+    x, w = np.ones((1, 1, 4), np.longdouble), np.ones((1, 1, 2), np.longdouble)
+    with pytest.raises(ValueError, match="no kernel for"):
+        fastcorr.conv(x, w, method="direct")
+    assert fastcorr.conv(x, w).dtype == np.longdouble
