@@ -86,6 +86,8 @@ LARGE = {
     "a-dilated-kernel-of-many-taps": ((1, 2, 30, 60), (2, 2, 3, 17), {"dilation": (2, 3)}),
     "many-positions": ((5, 2, 70, 60), (3, 2, 3, 3), {"padding": 1}),
     "strides-past-the-kernel": ((1, 2, 40, 40), (3, 2, 2, 2), {"stride": (3, 5)}),
+    "far-apart": ((1, 2, 70, 80), (3, 2, 3, 4), {"dilation": (30, 20)}),
+    "far-apart-with-strides": ((1, 2, 70, 80), (3, 2, 3, 4), {"dilation": (11, 9), "stride": (2, 7), "padding": 9}),
     "rank-3": ((1, 3, 9, 20, 31), (4, 3, 3, 3, 3), {"padding": 1, "stride": (1, 2, 1)}),
     "depthwise": ((2, 9, 14, 15), (18, 1, 5, 5), {"groups": 9, "padding": 2}),
     "no-axes": ((6, 70), (80, 70), {}),
@@ -100,6 +102,19 @@ def test_large(name, dtype, level):
     if dtype == "complex64" and name not in ("lines-in-blocks", "depthwise"):
         pytest.skip("parts are real contractions")
     check(x, w, dtype, level, **options)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+def test_slices_one_after_the_other(dtype, level):
+    """A weight gradient that is too large to keep one for each slice of the taps."""
+    form, _ = layer((1, 64, 4500), (64, 64, 70), None, np.dtype(dtype))
+    form = form.weight_grad()
+    g, x, _ = operands(form)
+    windows = np.lib.stride_tricks.sliding_window_view(x[0, 0].astype(np.float64), 70, axis=1)
+    want = np.tensordot(g[0, 0].astype(np.float64), windows, ([1], [1]))
+    for count in (1, 2):
+        assert np.array_equal(planner.contract(form, g, x, "direct", level=level, count=count)[0], want)
 
 
 @pytest.mark.parametrize("layout", ["F", "reversed", "strided", "misaligned", "swapped"])

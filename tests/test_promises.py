@@ -350,6 +350,45 @@ assert big() == want
         )
 
 
+def comes_back(arrays, call, threads):
+    """`call`, which takes seconds, is interrupted; the process lives on and computes as before."""
+    code = f"""
+import time
+import numpy as np, fastcorr
+small = fastcorr.correlate(np.arange(9.0), [1.0, 2.0]).tolist()
+{arrays}
+try:
+    print("ready", flush=True)
+    {call}
+    print("finished", flush=True)
+except KeyboardInterrupt:
+    print(time.monotonic(), flush=True)
+assert fastcorr.correlate(np.arange(9.0), [1.0, 2.0]).tolist() == small
+"""
+    delays = []
+    for _ in range(3):
+        child = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(FASTCORR_NUM_THREADS=str(threads)),
+        )
+        try:
+            assert child.stdout.readline() == "ready\n"
+            time.sleep(0.5)
+            sent = time.monotonic()
+            child.send_signal(signal.SIGINT)
+            answer = child.communicate(timeout=30)[0].strip()
+        finally:
+            child.kill()
+        assert answer != "finished", "the call was too short to interrupt"
+        assert child.returncode == 0
+        delays.append(float(answer) - sent)
+        if delays[-1] < 0.05:
+            break
+    assert min(delays) < 0.1
+
+
 class TestInterrupt:
     """Ctrl-C in a call of many seconds is a KeyboardInterrupt within 50 ms (100 here: machines under test are busy)."""
 
@@ -368,41 +407,7 @@ class TestInterrupt:
     @pytest.mark.parametrize("call", CALLS)
     def test_comes_back(self, call, threads):
         arrays, options = self.CALLS[call]
-        code = f"""
-import time
-import numpy as np, fastcorr
-small = fastcorr.correlate(np.arange(9.0), [1.0, 2.0]).tolist()
-arrays = {arrays}
-try:
-    print("ready", flush=True)
-    fastcorr.correlate(*arrays, {options})
-    print("finished", flush=True)
-except KeyboardInterrupt:
-    print(time.monotonic(), flush=True)
-assert fastcorr.correlate(np.arange(9.0), [1.0, 2.0]).tolist() == small
-"""
-        delays = []
-        for _ in range(3):
-            child = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdout=subprocess.PIPE,
-                text=True,
-                env=environment(FASTCORR_NUM_THREADS=str(threads)),
-            )
-            try:
-                assert child.stdout.readline() == "ready\n"
-                time.sleep(0.5)
-                sent = time.monotonic()
-                child.send_signal(signal.SIGINT)
-                answer = child.communicate(timeout=30)[0].strip()
-            finally:
-                child.kill()
-            assert answer != "finished", "the call was too short to interrupt"
-            assert child.returncode == 0
-            delays.append(float(answer) - sent)
-            if delays[-1] < 0.05:
-                break
-        assert min(delays) < 0.1
+        comes_back(f"arrays = {arrays}", f"fastcorr.correlate(*arrays, {options})", threads)
 
 
 class TestGIL:
@@ -475,6 +480,45 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
         )
         assert int(grown) < 8 * 1024
+
+
+class TestLayers:
+    """The same promises for layers and their gradients, whose loops are others."""
+
+    CALLS: ClassVar = {
+        "output": "fastcorr.conv(x, w, padding=1)",
+        "output-dilated": "fastcorr.conv(x, w, dilation=(1, 30))",
+        "input-gradient": "fastcorr.conv_vjp(y, x, w, padding=1, need=(True, False, False))",
+        "weight-gradient": "fastcorr.conv_vjp(y, x, w, padding=1, need=(False, True, False))",
+    }
+
+    @pytest.mark.parametrize("call", CALLS)
+    def test_scratch_is_bounded(self, call):
+        """By 4 MiB and one packed copy of the weights, beside what is returned."""
+        grown = succeeds(
+            f"""
+import resource
+import numpy as np, fastcorr
+x, w = (np.ones(shape, "f4") for shape in ((1, 8, 2000, 1500), (8, 8, 3, 3)))
+y = np.ones_like(x)
+whole = [x, y]
+x, y = (a[:, :, :400, :1400] for a in whole)
+{self.CALLS[call]}
+x, y = whole
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+result = {self.CALLS[call]}
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+made = sum(a.nbytes for a in (result if isinstance(result, tuple) else (result,)) if a is not None)
+print(after - before - made // 1024)
+"""
+        )
+        assert int(grown) < 8 * 1024
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    @pytest.mark.parametrize("call", CALLS)
+    def test_interrupt(self, call, threads):
+        arrays = "x, w, y = (np.ones(s, 'f4') for s in ((4, 256, 450, 350), (256, 256, 3, 3), (4, 256, 450, 350)))"
+        comes_back(arrays, self.CALLS[call], threads)
 
 
 class TestThreadsThatCannotBeHad:

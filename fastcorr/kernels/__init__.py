@@ -1,4 +1,4 @@
-"""The compiled kernels: one row here per module, read by setup.py, the planner, the tests and the benchmarks.
+"""The compiled kernels: one row here per module, read by setup.py, the planner and the tests.
 
 A family is one ``.pyx``. It is cythonized once and its C compiled once per instruction-set level and element type,
 with ``-DREAL=<ctype>``, into ``<level>/<element>/<family>``. This file imports nothing of fastcorr, so setup.py can

@@ -7,7 +7,7 @@ ALGORITHM   y[n, g, r, l] = bias[g, r] + sum over c, j of  A[g, r, c, j] * X[n, 
 
 SCHEDULE    A unit is a block of rows r by a block of lanes l of one image (batch entry, group, position along all but
             the last two axes): some lines of the second last axis, each whole or a segment. For some channels at a
-            time the samples under the block are gathered into a panel, once, one plane for each residue modulo q.
+            time the samples under the block are gathered into a panel, once, in planes of every q-th sample.
             There the lanes of every kernel position lie side by side, whole lines apart by `pitch`: a few lanes between
             the lines are computed and not stored. Then all rows of the block pass by, MAX_ROWS at a time. Units run in
             parallel.
@@ -25,14 +25,15 @@ from cython.parallel cimport parallel, prange
 from libc.stdlib cimport free, malloc
 cimport numpy as cnp
 
-from .line cimport CONSTANT, Format, extend, format_of, gather, store
-from .tile cimport LANES, MAX_ACC, MAX_ROWS, real, tile
+from .line cimport CONSTANT, Format, extend, format_of, gather, real_type, store
+from .tile cimport LANES, MAX_ACC, MAX_ROWS, real, tile, vec
 
 cnp.import_array()
 
 cdef enum:
     MAX_AXES = 64
     CHUNK = 128                        # taps whose lanes of one tile fill half of L1; flat from 64 to 256
+    SPREAD = 4                         # strides from tap to tap; from there on they share few samples
     VECTORS = MAX_ACC // MAX_ROWS
     WIDTH = VECTORS * LANES            # lanes of a tile
 
@@ -49,7 +50,10 @@ cdef struct Axis:
     Py_ssize_t offset                  # of tap 0, lane 0
     Py_ssize_t k, a, p                 # taps, bytes from one to the next in A, samples
     Py_ssize_t m, y, q                 # lanes, bytes from one to the next in y, samples
-    Py_ssize_t least, phases, shift    # least p*j; residues of p*j - least modulo q; its largest quotient
+    # In the panel the axis is cut into strips of every q-th sample: one for each residue of p*j modulo q, where taps
+    # start up to `shift` further on, or, if they are SPREAD, one for each tap.
+    Py_ssize_t strips, shift
+    bint spread
 
 
 cdef struct Job:
@@ -88,22 +92,33 @@ cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return (a + b - 1) // b
 
 
+cdef inline Py_ssize_t strip_start(const Axis* axis, Py_ssize_t strip) noexcept nogil:
+    """The position of the first sample of a strip, for output position 0."""
+    return axis.offset + (axis.p * strip if axis.spread else min(0, axis.p * (axis.k - 1)) + strip)
+
+
+cdef inline Py_ssize_t strip_of(const Axis* axis, Py_ssize_t tap, Py_ssize_t* first) noexcept nogil:
+    """The strip that `tap` reads, and from which of its samples on."""
+    cdef Py_ssize_t u = axis.p * tap - min(0, axis.p * (axis.k - 1))
+    first[0] = 0 if axis.spread else u // axis.q
+    return tap if axis.spread else u % axis.q
+
+
 cdef void gather_image(
     const Job* job, const char* x, Py_ssize_t line0, Py_ssize_t lane0, Py_ssize_t lines, Py_ssize_t width, real* to
 ) noexcept nogil:
-    """One image under a block of lanes: [residue of lines][residue of lanes][line][lane]. x NULL: nothing but fill."""
+    """One image under a block of lanes: [strip of lines][strip of lanes][line][lane]. x NULL: nothing but fill."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t row, column, i, u, v
     cdef Py_ssize_t at, count = width + lane.shift
-    for row in range(line.phases):
-        for column in range(lane.phases):
-            v = lane.offset + lane.least + lane.q * lane0 + column
+    for row in range(line.strips):
+        for column in range(lane.strips):
+            v = strip_start(lane, column) + lane.q * lane0
             for i in range(lines + line.shift):
                 u = -1
                 if x != NULL:
-                    u = line.offset + line.least + line.q * (line0 + i) + row
-                    u = extend(u, line.n, line.rule)
+                    u = extend(strip_start(line, row) + line.q * (line0 + i), line.n, line.rule)
                 if u >= 0:
                     gather(&job.format, x + u * line.x, to, count, v, lane.q, lane.n, lane.x, lane.rule, job.fill)
                 else:
@@ -132,9 +147,21 @@ cdef inline Py_ssize_t tap_start(const Job* job, Py_ssize_t tap) noexcept nogil:
     """Where tap number `tap` of one image has its first lane."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t u = line.p * (tap // lane.k) - line.least, v = lane.p * (tap % lane.k) - lane.least
-    cdef Py_ssize_t at = u % line.q * lane.phases + v % lane.q
-    return (at * (job.lines + line.shift) + u // line.q) * job.pitch + v // lane.q
+    cdef Py_ssize_t u, v, row = strip_of(line, tap // lane.k, &u), column = strip_of(lane, tap % lane.k, &v)
+    return ((row * lane.strips + column) * (job.lines + line.shift) + u) * job.pitch + v
+
+
+cdef inline void copy_line(const real* p, real* to, Py_ssize_t n) noexcept nogil:
+    """`n` reals. A call of memcpy takes longer than most lines."""
+    cdef Py_ssize_t i = 0
+    if n >= LANES:
+        while i <= n - LANES:
+            (<vec*>(to + i))[0] = (<const vec*>(p + i))[0]
+            i += LANES
+        (<vec*>(to + n - LANES))[0] = (<const vec*>(p + n - LANES))[0]
+        return
+    for i in range(n):
+        to[i] = p[i]
 
 
 cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s) noexcept nogil:
@@ -149,6 +176,7 @@ cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s) noexcept nogil:
     cdef char* y = job.y
     cdef const real* w
     cdef int n, vectors
+    cdef bint plain = job.ytype == real_type() and lane.y == sizeof(real)
     r0 = unit % job.row_blocks * job.row_block
     r1 = min(r0 + job.row_block, job.rows)
     unit //= job.row_blocks
@@ -205,7 +233,10 @@ cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s) noexcept nogil:
             for i in range(lanes):
                 dst[0][i] += job.bias[group * job.rows + r]
         for i in range(lines):
-            store(job.ytype, dst[0] + i * job.pitch, y + r * job.y_row + i * line.y, width, lane.y)
+            if plain:
+                copy_line(dst[0] + i * job.pitch, <real*>(y + r * job.y_row + i * line.y), width)
+            else:
+                store(job.ytype, dst[0] + i * job.pitch, y + r * job.y_row + i * line.y, width, lane.y)
 
 
 cdef Scratch* scratch_new(const Job* job) noexcept nogil:
@@ -320,10 +351,10 @@ cdef void lay_out(Job* job, int threads) noexcept:
     job.images = images
     job.taps = images * job.image_taps
     for i in range(job.naxes - 2, job.naxes):
-        job.axis[i].least = min(0, job.axis[i].p * (job.axis[i].k - 1))
         j = abs(job.axis[i].p) * (job.axis[i].k - 1)
-        job.axis[i].phases = min(job.axis[i].q, j + 1)
-        job.axis[i].shift = j // job.axis[i].q
+        job.axis[i].spread = abs(job.axis[i].p) > SPREAD * job.axis[i].q
+        job.axis[i].strips = job.axis[i].k if job.axis[i].spread else min(job.axis[i].q, j + 1)
+        job.axis[i].shift = 0 if job.axis[i].spread else j // job.axis[i].q
 
     most = min(MOST_LANES, max(<Py_ssize_t>WIDTH, SUMS_BYTES // (job.rows * <Py_ssize_t>sizeof(real))))
     job.segments = ceil_div(lane.m, most)
@@ -343,7 +374,7 @@ cdef void lay_out(Job* job, int threads) noexcept:
             job.lines = i
     job.line_blocks = ceil_div(line.m, job.lines)
     job.lanes = ceil_div((job.lines - 1) * job.pitch + job.segment, WIDTH) * WIDTH
-    job.plane = line.phases * lane.phases * (job.lines + line.shift) * job.pitch
+    job.plane = line.strips * lane.strips * (job.lines + line.shift) * job.pitch
     # As many images as make a chunk; the same for any block, since chunks decide the order of a sum.
     job.together = min(images, max(1, CHUNK // job.image_taps))
     i = max(1, SUMS_BYTES // (job.lanes * MAX_ROWS * <Py_ssize_t>sizeof(real)))  # groups of rows

@@ -30,6 +30,7 @@ cdef enum:
     MAX_AXES = 64
     CHUNK = 128                        # taps whose lanes of one tile fill half of L1; flat from 64 to 256
     SLICE = 2048                       # taps that are worth sums of their own
+    SPREAD = 4                         # samples from tap to tap that are few enough to gather all
     VECTORS = MAX_ACC // MAX_ROWS
     WIDTH = VECTORS * LANES            # lanes of a tile
 
@@ -47,6 +48,7 @@ cdef struct Axis:
     Py_ssize_t lo
     Py_ssize_t k, w, d                 # kernel positions, bytes from one to the next in w, samples
     Py_ssize_t m, g, s                 # output positions, bytes from one to the next in g, samples
+    bint spread                        # one kernel position at a time, of whose samples only every s-th is gathered
 
 
 cdef struct Job:
@@ -60,6 +62,8 @@ cdef struct Job:
     Py_ssize_t patch_lines, patch_width, lines, columns       # of outputs; of X below
     Py_ssize_t line_patches, patches   # along `line`, in all
     Py_ssize_t slice, slices           # patches per slice
+    bint one_by_one                    # slices: one after the other into one copy of w, not side by side
+    Py_ssize_t current                 # of these
     Py_ssize_t row_block, row_blocks, channel_block, channel_blocks, a_block, a_blocks, b_block, b_blocks
     Py_ssize_t parts, width, lanes     # runs of lanes per a: 1, or one per b; lanes in each, in whole tiles
     Py_ssize_t units
@@ -69,7 +73,7 @@ cdef struct Job:
     const char* g
     const char* x
     char* w
-    real* partial                      # sums by slices: [slice][w, C-contiguous]
+    real* partial                      # sums by slices, [slice][w, C-contiguous]; NULL if there is only one
 
 
 cdef struct Scratch:
@@ -108,8 +112,13 @@ cdef Unit find_unit(const Job* job, Py_ssize_t index) noexcept nogil:
     u.kernel = index % job.kernels
     index //= job.kernels
     u.group = index % job.groups
-    u.slice = index // job.groups
+    u.slice = job.current if job.one_by_one else index // job.groups
     return u
+
+
+cdef inline Py_ssize_t extent(const Axis* axis, Py_ssize_t outputs, Py_ssize_t kernels) noexcept nogil:
+    """Samples in the panel under so many outputs for so many kernel positions."""
+    return outputs if axis.spread else (outputs - 1) * axis.s + axis.d * (kernels - 1) + 1
 
 
 cdef void gather_patch(
@@ -119,13 +128,14 @@ cdef void gather_patch(
     """The panel under a patch: one line of one channel at a time. x NULL: nothing but fill."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t count = (width - 1) * lane.s + lane.d * (u.b1 - u.b0 - 1) + 1, channels = u.c1 - u.c0
+    cdef Py_ssize_t count = extent(lane, width, u.b1 - u.b0), channels = u.c1 - u.c0
     cdef Py_ssize_t i, c, v, at
     cdef real* to
-    for i in range((lines - 1) * line.s + line.d * (u.a1 - u.a0 - 1) + 1):
+    for i in range(extent(line, lines, u.a1 - u.a0)):
         at = -1
         if x != NULL:
-            at = extend(line.s * line0 + line.d * u.a0 + i - line.lo, line.n, line.rule)
+            at = line.s * line0 + line.d * u.a0 + i * (line.s if line.spread else 1) - line.lo
+            at = extend(at, line.n, line.rule)
         for c in range(channels):
             to = s.panel + i * job.columns * channels + c
             if at < 0:
@@ -134,7 +144,8 @@ cdef void gather_patch(
                 continue
             gather(
                 &job.x_format, x + at * line.x + (u.c0 + c) * job.x_channel, s.line, count,
-                lane.s * lane0 + lane.d * u.b0 - lane.lo, 1, lane.n, lane.x, lane.rule, job.fill,
+                lane.s * lane0 + lane.d * u.b0 - lane.lo, lane.s if lane.spread else 1, lane.n, lane.x, lane.rule,
+                job.fill,
             )
             for v in range(count):
                 to[v * channels] = s.line[v]
@@ -176,6 +187,7 @@ cdef void add_patch(
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t channels = u.c1 - u.c0, taps = lines * width, rows = u.r1 - u.r0
     cdef Py_ssize_t lanes = channels * (1 if job.parts > 1 else u.b1 - u.b0)
+    cdef Py_ssize_t line_step = 1 if line.spread else line.s, lane_step = 1 if lane.spread else lane.s
     cdef Py_ssize_t a, b, t, t0, t1, i, j, r, at
     cdef real* sums
     cdef const real* src[MAX_ROWS]
@@ -189,7 +201,7 @@ cdef void add_patch(
                 t0 = t1
                 t1 = min(taps, t0 + CHUNK)
                 for t in range(t0, t1):
-                    at = (line.s * (t // width) + line.d * a) * job.columns + lane.s * (t % width) + lane.d * b
+                    at = (line_step * (t // width) + line.d * a) * job.columns + lane_step * (t % width) + lane.d * b
                     s.tap[t - t0] = s.panel + at * channels
                 j = 0
                 while j < lanes:
@@ -230,10 +242,11 @@ cdef void leave(const Job* job, const Unit* u, Scratch* s) noexcept nogil:
                     at = r * job.w_row + u.c0 * job.w_channel + a * line.w + b * lane.w
                     store(job.wtype, sums, w + at, channels, job.w_channel)
                     continue
-                index = u.slice * job.groups + u.group
+                index = u.group if job.one_by_one else u.slice * job.groups + u.group
                 for c in range(channels):
                     at = (((index * job.rows + r) * job.channels + u.c0 + c) * job.kernels + u.kernel) * line.k + a
-                    job.partial[at * lane.k + b] = sums[c]
+                    at = at * lane.k + b
+                    job.partial[at] = sums[c] + job.partial[at] if job.one_by_one and u.slice > 0 else sums[c]
 
 
 cdef void run_unit(const Job* job, Py_ssize_t index, Scratch* s) noexcept nogil:
@@ -337,7 +350,7 @@ cdef void add_slices(const Job* job) noexcept nogil:
         kernels *= job.axis[axis].k
     size *= kernels
     for i in range(size):
-        for slice in range(1, job.slices):
+        for slice in range(1, 1 if job.one_by_one else job.slices):
             job.partial[i] += job.partial[slice * size + i]
     for i in range(size // kernels):
         sums = job.partial + i * kernels
@@ -365,12 +378,14 @@ cdef void lay_out(Job* job, int threads) noexcept:
     job.patch_lines = min(line.m, max(1, CHUNK // job.patch_width))
     job.line_patches = ceil_div(line.m, job.patch_lines)
     job.patches = job.places * job.line_patches * ceil_div(lane.m, job.patch_width)
-    i = job.groups * job.rows * job.channels * job.kernels * line.k * lane.k * <Py_ssize_t>sizeof(real)
-    i = max(1, min(PARTIAL_BYTES // i, job.patches * job.patch_lines * job.patch_width // SLICE))
-    job.slice = ceil_div(job.patches, i)
+    job.slice = ceil_div(job.patches, max(1, job.patches * job.patch_lines * job.patch_width // SLICE))
     job.slices = ceil_div(job.patches, job.slice)
+    i = job.groups * job.rows * job.channels * job.kernels * line.k * lane.k * <Py_ssize_t>sizeof(real)
+    job.one_by_one = job.slices * i > PARTIAL_BYTES
 
-    job.b_block = min(lane.k, MOST_LANES)
+    for i in range(job.naxes - 2, job.naxes):
+        job.axis[i].spread = max(job.axis[i].s, job.axis[i].d) > SPREAD
+    job.b_block = 1 if lane.spread else min(lane.k, MOST_LANES)
     job.channel_block = min(job.channels, max(1, MOST_LANES // job.b_block))
     job.parts = 1
     if lane.d > 1 and job.b_block > 1:
@@ -387,19 +402,20 @@ cdef void lay_out(Job* job, int threads) noexcept:
     job.width = job.channel_block * (1 if job.parts > 1 else job.b_block)
     job.lanes = ceil_div(job.width, WIDTH) * WIDTH
     room = SUMS_BYTES // (MAX_ROWS * job.parts * job.lanes * <Py_ssize_t>sizeof(real))
-    job.a_block = max(1, min(line.k, room))
+    job.a_block = 1 if line.spread else max(1, min(line.k, room))
     room = max(1, min(room // job.a_block, MOST_ROWS // MAX_ROWS))  # groups of rows
     job.channel_blocks = ceil_div(job.channels, job.channel_block)
     job.b_blocks = ceil_div(lane.k, job.b_block)
     job.a_blocks = ceil_div(line.k, job.a_block)
-    i = job.slices * job.groups * job.kernels * job.a_blocks * job.b_blocks * job.channel_blocks
+    i = (1 if job.one_by_one else job.slices) * job.groups * job.kernels
+    i *= job.a_blocks * job.b_blocks * job.channel_blocks
     if threads > 1 and i < 4 * threads:
         room = min(room, max(1, ceil_div(job.rows, MAX_ROWS) * i // (4 * threads)))
     job.row_block = min(job.rows, room * MAX_ROWS)
     job.row_blocks = ceil_div(job.rows, job.row_block)
     job.units = i * job.row_blocks
-    job.lines = (job.patch_lines - 1) * line.s + line.d * (job.a_block - 1) + 1
-    job.columns = (job.patch_width - 1) * lane.s + lane.d * (job.b_block - 1) + 1
+    job.lines = extent(line, job.patch_lines, job.a_block)
+    job.columns = extent(lane, job.patch_width, job.b_block)
 
 
 cdef class Weights:
@@ -467,18 +483,21 @@ cdef class Weights:
         if job.slices > 1:
             for i in range(job.naxes):
                 size *= job.axis[i].k
-            job.partial = <real*>malloc(job.slices * job.groups * job.rows * job.channels * size * sizeof(real))
+            size *= job.groups * job.rows * job.channels * (1 if job.one_by_one else job.slices)
+            job.partial = <real*>malloc(size * sizeof(real))
             if job.partial == NULL:
                 raise MemoryError()
         work = <double>job.row_block * job.width * job.parts * job.a_block
         work *= job.slice * job.patch_lines * job.patch_width
         slab = <Py_ssize_t>max(<double>threads, min(<double>job.units, SLAB_SECONDS * self.rate * threads / work))
         try:
-            while done < job.units and not failed:
-                with nogil:
-                    failed = run_units(job, done, min(job.units, done + slab), threads)
-                done += slab
-                PyErr_CheckSignals()
+            for job.current in range(job.slices if job.one_by_one else 1):
+                done = 0
+                while done < job.units and not failed:
+                    with nogil:
+                        failed = run_units(job, done, min(job.units, done + slab), threads)
+                    done += slab
+                    PyErr_CheckSignals()
             if job.slices > 1 and not failed:
                 with nogil:
                     add_slices(job)
