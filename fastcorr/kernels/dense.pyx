@@ -37,9 +37,8 @@ cdef enum:
     VECTORS = MAX_ACC // MAX_ROWS
     WIDTH = VECTORS * LANES            # lanes of a tile
 
-# Bytes per thread, together half of a 1 MB L2.
+# Per thread, in a 1 MB L2 beside the panel; 192 and 384 kB are much alike, less is slower.
 cdef Py_ssize_t SUMS_BYTES = 384 << 10
-cdef Py_ssize_t PANEL_BYTES = 128 << 10
 cdef Py_ssize_t MOST_LANES = 1024
 cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
 

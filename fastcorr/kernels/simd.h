@@ -26,9 +26,9 @@ typedef real local_vec;
 static inline vec vec_zero(void) { return 0; }
 #endif
 
-/* What fits the register file: MAX_ROWS weights, one load and MAX_ACC sums of the tile; for the sweep twice SWEEP_ROWS
- * (or PAIR_ROWS for complex data) x SWEEP_VECTORS sums and SWEEP_VECTORS loads. With 16 registers 6x2 spills (half the
- * speed); with 32, 6x4 does not. */
+/* What fits the register file: MAX_ROWS weights, one load and MAX_ACC sums of the tile; for the sweep SWEEP_ROWS (or
+ * PAIR_ROWS for complex data) x SWEEP_VECTORS sums, with 32 registers as many totals beside them, and SWEEP_VECTORS
+ * loads. With 16 registers the tile spills at 6x2 (half the speed); with 32, 6x4 does not. */
 #if defined(__AVX512F__) || defined(__aarch64__)
 enum { MAX_ROWS = 6, MAX_ACC = 24, SWEEP_ROWS = 7, PAIR_ROWS = 3, SWEEP_VECTORS = 2 };
 #else
@@ -64,7 +64,7 @@ static inline local_vec vec_now(local_vec x) {
 
 /* A store past the cache, to an address aligned to the vector: what is too large to stay is not read in only to be
  * overwritten. Other threads see it after the fence. */
-#if defined(__SSE2__)
+#if defined(__GNUC__) && defined(__SSE2__)
 #include <immintrin.h>
 #if defined(__AVX512F__)
 static inline void vec_stream(real *p, local_vec x) { _mm512_stream_si512((void *)p, (__m512i)x); }
