@@ -21,11 +21,12 @@ CALLER MUST give A in the build's own type, and a y that is aligned, native and 
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from cython.parallel cimport parallel, prange
+from cython.parallel cimport prange
 from libc.stdlib cimport free, malloc
 cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, extend, format_of, gather, real_type, store
+from .team cimport run_units
 from .tile cimport LANES, MAX_ACC, MAX_ROWS, real, tile, vec
 
 cnp.import_array()
@@ -163,8 +164,10 @@ cdef inline void copy_line(const real* p, real* to, Py_ssize_t n) noexcept nogil
         to[i] = p[i]
 
 
-cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s) noexcept nogil:
+cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept nogil:
     """A block of rows by a block of lanes."""
+    cdef const Job* job = <const Job*>given
+    cdef Scratch* s = <Scratch*>scratch
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t place[MAX_AXES]
@@ -238,8 +241,9 @@ cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s) noexcept nogil:
                 store(job.ytype, dst[0] + i * job.pitch, y + r * job.y_row + i * line.y, width, lane.y)
 
 
-cdef Scratch* scratch_new(const Job* job) noexcept nogil:
+cdef void* scratch_new(const void* given) noexcept nogil:
     """One block for one thread; NULL when memory is short."""
+    cdef const Job* job = <const Job*>given
     cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64, sums = job.row_block * job.lanes
     cdef Py_ssize_t panel = job.together * job.plane + job.lanes + job.pitch, i  # lanes past the last are read too
     cdef void* block = malloc(64 + head + (sums + panel) * sizeof(real) + CHUNK * sizeof(real*))
@@ -254,36 +258,6 @@ cdef Scratch* scratch_new(const Job* job) noexcept nogil:
     for i in range(panel):
         s.panel[i] = 0
     return s
-
-
-cdef void scratch_free(Scratch* s) noexcept nogil:
-    if s != NULL:
-        free(s.block)
-
-
-cdef int run_units(const Job* job, Py_ssize_t begin, Py_ssize_t end, int threads) noexcept nogil:
-    """Units `begin` to `end`; -1 when scratch cannot be had."""
-    cdef Py_ssize_t unit
-    cdef int failed = 0
-    cdef int* failure = &failed
-    cdef Scratch* s = NULL
-    if threads == 1:
-        s = scratch_new(job)
-        if s == NULL:
-            return -1
-        for unit in range(begin, end):
-            run_unit(job, unit, s)
-        scratch_free(s)
-        return 0
-    with parallel(num_threads=threads):
-        s = scratch_new(job)
-        if s == NULL:
-            failure[0] = -1
-        for unit in prange(begin, end, schedule="dynamic", chunksize=1):
-            if s != NULL:
-                run_unit(job, unit, s)
-        scratch_free(s)
-    return failed
 
 
 cdef inline void pack_run(
@@ -532,7 +506,7 @@ cdef class Dense:
                 pack(job, w, packed, threads)
             while done < job.units and not failed:
                 with nogil:
-                    failed = run_units(job, done, min(job.units, done + slab), threads)
+                    failed = run_units(job, done, min(job.units, done + slab), 1, threads, scratch_new, run_unit)
                 done += slab
                 PyErr_CheckSignals()
         finally:

@@ -27,7 +27,6 @@ CALLER MUST give x and y canonical (batch axes, then kernel axes), k as C-contig
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pyport cimport PY_SSIZE_T_MIN
-from cython.parallel cimport parallel, prange
 from libc.stdlib cimport free, malloc
 cimport numpy as cnp
 
@@ -36,6 +35,7 @@ import numpy as np
 from .line cimport (
     CONSTANT, INT32, UINT32, UINT64, Format, extend, format_of, gather, load, real_type, store, store_pairs,
 )
+from .team cimport run_units, scratch_free
 from .tile cimport (
     LANES, MAX_ACC, MAX_ROWS, SWEEP_ROWS, SWEEP_VECTORS, real, stream_fence, sums_carry, sweep, sweep_rows, tile,
 )
@@ -192,11 +192,6 @@ cdef Scratch* scratch_new(const Job* job, char* at_hand) noexcept nogil:
         for i in range(job.length):
             s.filled[c * job.length + i] = job.fill[c]
     return s
-
-
-cdef void scratch_free(Scratch* s) noexcept nogil:
-    if s != NULL:
-        free(s.block)
 
 
 cdef inline Py_ssize_t window(const Axis* axis) noexcept nogil:
@@ -475,8 +470,10 @@ cdef Segment find_segment(const Job* job, Py_ssize_t index) noexcept nogil:
     return seg
 
 
-cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s) noexcept nogil:
+cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept nogil:
     """One segment of one block of rows of one residue class of one outer index."""
+    cdef const Job* job = <const Job*>given
+    cdef Scratch* s = <Scratch*>scratch
     cdef Py_ssize_t position[MAX_AXES]
     if job.nother:  # neighbours follow each other: they share most of their lines
         position[job.nother - 1] = unit % job.other[job.nother - 1].m
@@ -523,30 +520,24 @@ cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s) noexcept nogil:
     run_block(job, &seg, x, y, job.w + kernel * job.kernel_size, residue, begin, end, s)
 
 
-cdef int run_units(const Job* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t grab, int threads) noexcept nogil:
-    """Units `begin` to `end`; -1 when scratch cannot be had."""
+cdef void* own_scratch(const void* job) noexcept nogil:
+    return scratch_new(<const Job*>job, NULL)
+
+
+cdef int run_all(const Job* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t grab, int threads) noexcept nogil:
+    """Units `begin` to `end`; -1 when scratch cannot be had. One thread with little to keep needs no malloc."""
     cdef Py_ssize_t unit
-    cdef int failed = 0
-    cdef int* failure = &failed
-    cdef Scratch* s = NULL
     cdef char at_hand[SMALL]
-    if threads == 1:
-        s = scratch_new(job, at_hand)
-        if s == NULL:
-            return -1
-        for unit in range(begin, end):
-            run_unit(job, unit, s)
-        scratch_free(s)
-        return 0
-    with parallel(num_threads=threads):
-        s = scratch_new(job, NULL)
-        if s == NULL:
-            failure[0] = -1
-        for unit in prange(begin, end, schedule="dynamic", chunksize=grab):
-            if s != NULL:
-                run_unit(job, unit, s)
-        scratch_free(s)
-    return failed
+    cdef Scratch* s
+    if threads > 1:
+        return run_units(job, begin, end, grab, threads, own_scratch, run_unit)
+    s = scratch_new(job, at_hand)
+    if s == NULL:
+        return -1
+    for unit in range(begin, end):
+        run_unit(job, unit, s)
+    scratch_free(s)
+    return 0
 
 
 cdef Axis axis_of(Py_ssize_t n, Py_ssize_t m, Py_ssize_t k, Py_ssize_t s, Py_ssize_t d, Py_ssize_t lo, int rule):
@@ -775,7 +766,7 @@ cdef class Plane:
         try:
             while done < job.units and not failed:
                 with nogil:
-                    failed = run_units(&job, done, min(job.units, done + slab), grab, threads)
+                    failed = run_all(&job, done, min(job.units, done + slab), grab, threads)
                 done += slab
                 PyErr_CheckSignals()
         finally:

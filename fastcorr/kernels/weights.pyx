@@ -17,11 +17,11 @@ CALLER MUST give a w that is aligned, native and does not overlap g or X; those 
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from cython.parallel cimport parallel, prange
 from libc.stdlib cimport free, malloc
 cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, extend, format_of, gather, load, real_type, store
+from .team cimport run_units
 from .tile cimport LANES, MAX_ACC, MAX_ROWS, real, tile
 
 cnp.import_array()
@@ -249,8 +249,10 @@ cdef void leave(const Job* job, const Unit* u, Scratch* s) noexcept nogil:
                     job.partial[at] = sums[c] + job.partial[at] if job.one_by_one and u.slice > 0 else sums[c]
 
 
-cdef void run_unit(const Job* job, Py_ssize_t index, Scratch* s) noexcept nogil:
+cdef void run_unit(const void* given, Py_ssize_t index, void* scratch) noexcept nogil:
     """A block of w from one slice of the taps."""
+    cdef const Job* job = <const Job*>given
+    cdef Scratch* s = <Scratch*>scratch
     cdef Unit u = find_unit(job, index)
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
@@ -288,8 +290,9 @@ cdef void run_unit(const Job* job, Py_ssize_t index, Scratch* s) noexcept nogil:
     leave(job, &u, s)
 
 
-cdef Scratch* scratch_new(const Job* job) noexcept nogil:
+cdef void* scratch_new(const void* given) noexcept nogil:
     """One block for one thread; NULL when memory is short."""
+    cdef const Job* job = <const Job*>given
     cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64
     cdef Py_ssize_t sums = job.a_block * job.parts * job.row_block * job.lanes
     cdef Py_ssize_t panel = job.lines * job.columns * job.channel_block + WIDTH, i  # lanes past the last are read too
@@ -308,36 +311,6 @@ cdef Scratch* scratch_new(const Job* job) noexcept nogil:
     for i in range(panel):
         s.panel[i] = 0
     return s
-
-
-cdef void scratch_free(Scratch* s) noexcept nogil:
-    if s != NULL:
-        free(s.block)
-
-
-cdef int run_units(const Job* job, Py_ssize_t begin, Py_ssize_t end, int threads) noexcept nogil:
-    """Units `begin` to `end`; -1 when scratch cannot be had."""
-    cdef Py_ssize_t unit
-    cdef int failed = 0
-    cdef int* failure = &failed
-    cdef Scratch* s = NULL
-    if threads == 1:
-        s = scratch_new(job)
-        if s == NULL:
-            return -1
-        for unit in range(begin, end):
-            run_unit(job, unit, s)
-        scratch_free(s)
-        return 0
-    with parallel(num_threads=threads):
-        s = scratch_new(job)
-        if s == NULL:
-            failure[0] = -1
-        for unit in prange(begin, end, schedule="dynamic", chunksize=1):
-            if s != NULL:
-                run_unit(job, unit, s)
-        scratch_free(s)
-    return failed
 
 
 cdef void add_slices(const Job* job) noexcept nogil:
@@ -495,7 +468,7 @@ cdef class Weights:
                 done = 0
                 while done < job.units and not failed:
                     with nogil:
-                        failed = run_units(job, done, min(job.units, done + slab), threads)
+                        failed = run_units(job, done, min(job.units, done + slab), 1, threads, scratch_new, run_unit)
                     done += slab
                     PyErr_CheckSignals()
             if job.slices > 1 and not failed:

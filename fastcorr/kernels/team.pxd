@@ -1,0 +1,44 @@
+"""Units of work shared among threads, each with scratch of its own."""
+
+from cython.parallel cimport parallel, prange
+from libc.stdlib cimport free
+
+ctypedef void* (*new_scratch)(const void* job) noexcept nogil
+ctypedef void (*run_one)(const void* job, Py_ssize_t unit, void* scratch) noexcept nogil
+
+
+cdef inline void scratch_free(void* scratch) noexcept nogil:
+    """Scratch starts with the address of the block it lies in."""
+    if scratch != NULL:
+        free((<void**>scratch)[0])
+
+
+cdef inline int run_units(
+    const void* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t grab, int threads, new_scratch scratch_new,
+    run_one run_unit,
+) noexcept nogil:
+    """Units `begin` to `end` of `job`, `grab` at a time; -1 when scratch cannot be had.
+
+    One thread opens no parallel region: there is no pool to wake.
+    """
+    cdef Py_ssize_t unit
+    cdef int failed = 0
+    cdef int* failure = &failed
+    cdef void* s = NULL
+    if threads == 1:
+        s = scratch_new(job)
+        if s == NULL:
+            return -1
+        for unit in range(begin, end):
+            run_unit(job, unit, s)
+        scratch_free(s)
+        return 0
+    with parallel(num_threads=threads):
+        s = scratch_new(job)
+        if s == NULL:
+            failure[0] = -1
+        for unit in prange(begin, end, schedule="dynamic", chunksize=grab):
+            if s != NULL:
+                run_unit(job, unit, s)
+        scratch_free(s)
+    return failed
