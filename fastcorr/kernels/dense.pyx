@@ -5,12 +5,16 @@ ALGORITHM   y[n, g, r, l] = bias[g, r] + sum over c, j of  A[g, r, c, j] * X[n, 
             that with r = c, A = w, X = g (the gradient of y), for the input positions of one residue modulo the
             stride at a time: they meet the kernel positions of one residue, at q = 1 and a negative p.
 
-SCHEDULE    A unit is a block of rows r by a block of lanes l of one image (batch entry, group, position along all but
-            the last two axes): some lines of the second last axis, each whole or a segment. For some channels at a
-            time the samples under the block are gathered into a panel, once, in planes of every q-th sample.
-            There the lanes of every kernel position lie side by side, whole lines apart by `pitch`: a few lanes between
-            the lines are computed and not stored. Then all rows of the block pass by, MAX_ROWS at a time. Units run in
-            parallel.
+SCHEDULE    A unit is a block of rows r by a block of lanes l of one group: some lines of the second last axis, each whole
+            or a segment, or all lines of several places (batch entry, position along all but the last two axes). For
+            some channels at a time the samples under the block are gathered into a panel, once, in planes of every
+            q-th sample: there the lanes of every kernel position lie side by side, lines apart by `pitch`. Then all
+            rows of the block pass by. Units run in parallel. The tile takes the block in one of two ways:
+
+            straight   its rows are output channels, whose weights are read where the caller has them, its lanes are
+                       positions, across lines: the few between two lines are computed and not stored
+            turned     its rows are positions, whose samples are read in the panel, its lanes are output channels:
+                       weights and results are transposed on the way. No lane is wasted, at any size of the image
 
                 taps (c, j): where they start in the panel  ->  tile(rows r, lanes l)  ->  sums[r][l] += ...
 
@@ -21,13 +25,13 @@ CALLER MUST give A in the build's own type, and a y that is aligned, native and 
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from cython.parallel cimport prange
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport malloc
+from libc.string cimport memset
 cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, extend, format_of, gather, real_type, store
 from .team cimport run_units
-from .tile cimport LANES, MAX_ACC, MAX_ROWS, real, tile, vec
+from .tile cimport LANES, MAX_ACC, MAX_ROWS, real, tile_apart, turn, vec
 
 cnp.import_array()
 
@@ -35,11 +39,10 @@ cdef enum:
     MAX_AXES = 64
     CHUNK = 128                        # taps whose lanes of one tile fill half of L1; flat from 64 to 256
     SPREAD = 4                         # strides from tap to tap; from there on they share few samples
-    VECTORS = MAX_ACC // MAX_ROWS
-    WIDTH = VECTORS * LANES            # lanes of a tile
 
-# Per thread, in a 1 MB L2 beside the panel; 192 and 384 kB are much alike, less is slower.
+# Per thread, in a 1 MB L2; 192 and 384 kB of sums are much alike, less is slower.
 cdef Py_ssize_t SUMS_BYTES = 384 << 10
+cdef Py_ssize_t PACKED_BYTES = 256 << 10
 cdef Py_ssize_t MOST_LANES = 1024
 cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
 
@@ -63,29 +66,48 @@ cdef struct Job:
     Py_ssize_t channels, a_channel, x_channel
     int naxes                          # at least 2; the last two are `line` and `lane`
     Axis axis[MAX_AXES]
-    Py_ssize_t taps                    # per row
     Py_ssize_t image_taps              # of the last two axes
-    Py_ssize_t images                  # planes of channels and of taps of the other axes: taps / image_taps
+    Py_ssize_t images                  # planes of channels and of taps of the other axes
     Py_ssize_t together                # of these, gathered at a time
-    Py_ssize_t lines, segment, pitch   # of a block of lanes: lines, lanes of each, from one to the next
-    Py_ssize_t line_blocks, segments, places
-    Py_ssize_t lanes                   # of a block, whole tiles
-    Py_ssize_t plane                   # reals of one image in the panel
+    Py_ssize_t places                  # of one group
+    Py_ssize_t entries, lines, segment                        # of a block of lanes: places, lines of each, lanes of each
+    Py_ssize_t place_blocks, line_blocks, segments
+    Py_ssize_t pitch                   # lanes from line to line in the panel
+    Py_ssize_t plane                   # reals of one image of one place in the panel
+    bint turned
+    int vectors                        # of a tile
+    Py_ssize_t lanes                   # from row to row of the sums, whole vectors
     Py_ssize_t row_block, row_blocks, units
     Format format
     int ytype
     real fill
     const char* x
     char* y
-    const real* packed                 # [group][group of rows][tap][row]
+    const char* a
+    const char* a_end
     const real* bias                   # NULL: none
 
 
 cdef struct Scratch:
     void* block
-    real* sums
-    real* panel
+    real* sums                         # [row][lane]
+    real* panel                        # [image][place][strip of lines][strip of lanes][line][lane]
+    real* packed                       # turned: [tap][output channel]
+    real* start                        # [row of a tile][lane of a tile]: its bias; turned: [output channel]
+    real* line                         # turned: [LANES output channels][position]
     const real** tap
+    Py_ssize_t* weight                 # of each tap, from that of the first one, in reals
+    Py_ssize_t* image_lane             # of each tap of one image: its first lane in the panel
+    Py_ssize_t* image_weight
+    Py_ssize_t* source                 # turned: of each tap, its weight as above
+
+
+cdef struct Block:
+    Py_ssize_t group, r0, r1
+    Py_ssize_t place0, line0, lane0, entries, lines, width
+    Py_ssize_t step                    # lanes from line to line
+    Py_ssize_t lanes
+    bint straight                      # whether the lanes of a row lie in y as they do in the sums
 
 
 cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -143,220 +165,521 @@ cdef const char* image_start(const Job* job, const char* x, Py_ssize_t image, co
     return x + image * job.x_channel
 
 
-cdef inline Py_ssize_t tap_start(const Job* job, Py_ssize_t tap) noexcept nogil:
-    """Where tap number `tap` of one image has its first lane."""
+cdef void find_image_taps(const Job* job, Scratch* s) noexcept nogil:
+    """Where each tap of one image has its first lane in the panel, and its weight from that of the first."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t u, v, row = strip_of(line, tap // lane.k, &u), column = strip_of(lane, tap % lane.k, &v)
-    return ((row * lane.strips + column) * (job.lines + line.shift) + u) * job.pitch + v
+    cdef Py_ssize_t row, column, a, b, u, v, t = 0
+    for a in range(line.k):
+        row = strip_of(line, a, &u)
+        for b in range(lane.k):
+            column = strip_of(lane, b, &v)
+            s.image_lane[t] = ((row * lane.strips + column) * (job.lines + line.shift) + u) * job.pitch + v
+            s.image_weight[t] = (a * line.a + b * lane.a) // <Py_ssize_t>sizeof(real)
+            t += 1
+
+
+cdef Py_ssize_t first_weight(const Job* job, Py_ssize_t image) noexcept nogil:
+    """Of image number `image` of those that are summed, in reals."""
+    cdef Py_ssize_t at = 0
+    cdef int i
+    for i in range(job.naxes - 3, -1, -1):
+        at += image % job.axis[i].k * job.axis[i].a
+        image //= job.axis[i].k
+    return (at + image * job.a_channel) // <Py_ssize_t>sizeof(real)
+
+
+cdef inline void copy_vectors(const real* p, real* to, Py_ssize_t n) noexcept nogil:
+    """`n` reals and what follows them, up to a whole vector."""
+    cdef Py_ssize_t i
+    for i in range(ceil_div(n, LANES)):
+        (<vec*>(to + i * LANES))[0] = (<const vec*>(p + i * LANES))[0]
 
 
 cdef inline void copy_line(const real* p, real* to, Py_ssize_t n) noexcept nogil:
     """`n` reals. A call of memcpy takes longer than most lines."""
-    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t i
     if n >= LANES:
-        while i <= n - LANES:
-            (<vec*>(to + i))[0] = (<const vec*>(p + i))[0]
-            i += LANES
+        copy_vectors(p, to, n // LANES * LANES)
         (<vec*>(to + n - LANES))[0] = (<const vec*>(p + n - LANES))[0]
         return
     for i in range(n):
         to[i] = p[i]
 
 
+cdef Py_ssize_t find_place(const Job* job, Py_ssize_t place, Py_ssize_t* position) noexcept nogil:
+    """The batch entry of a place; `position` along all but the last two axes."""
+    cdef int i
+    for i in range(job.naxes - 3, -1, -1):
+        position[i] = place % job.axis[i].m
+        place //= job.axis[i].m
+    return place
+
+
+cdef Block find_block(const Job* job, Py_ssize_t unit) noexcept nogil:
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef Block b
+    b.r0 = unit % job.row_blocks * job.row_block
+    b.r1 = min(b.r0 + job.row_block, job.rows)
+    unit //= job.row_blocks
+    b.lane0 = unit % job.segments * job.segment
+    b.width = min(job.segment, lane.m - b.lane0)
+    unit //= job.segments
+    b.line0 = unit % job.line_blocks * job.lines
+    b.lines = min(job.lines, line.m - b.line0)
+    unit //= job.line_blocks
+    b.place0 = unit % job.place_blocks * job.entries
+    b.entries = min(job.entries, job.places - b.place0)
+    b.group = unit // job.place_blocks
+    b.step = b.width if job.turned else job.pitch
+    b.lanes = (b.entries * b.lines - 1) * b.step + b.width
+    b.straight = job.ytype == real_type() and lane.y == sizeof(real) and b.entries == 1 and not job.turned and (
+        b.lines == 1 or (b.step == b.width and line.y == b.width * lane.y)
+    )
+    return b
+
+
+cdef void gather_block(const Job* job, const Block* b, Py_ssize_t first, Py_ssize_t images, Scratch* s) noexcept nogil:
+    """The panel of so many images."""
+    cdef Py_ssize_t position[MAX_AXES]
+    cdef Py_ssize_t e, i
+    cdef const char* x
+    for e in range(b.entries):
+        x = job.x + b.group * job.x_group + find_place(job, b.place0 + e, position) * job.x_batch
+        for i in range(images):
+            gather_image(
+                job, image_start(job, x, first + i, position), b.line0, b.lane0, b.lines, b.width,
+                s.panel + (i * job.entries + e) * job.plane,
+            )
+
+
+cdef void find_taps(
+    const Job* job, const Block* b, Py_ssize_t first, Py_ssize_t t0, Py_ssize_t t1, Scratch* s
+) noexcept nogil:
+    """Where the lanes and weights of taps `t0` to `t1`, counted from image `first` on, are."""
+    cdef Py_ssize_t t, image = t0 // job.image_taps, at = t0 % job.image_taps
+    cdef Py_ssize_t weight = first_weight(job, first + image)
+    cdef const real* p
+    for t in range(t1 - t0):
+        p = s.panel + image * job.entries * job.plane + s.image_lane[at]
+        s.tap[t] = p
+        s.weight[t] = weight + s.image_weight[at]
+        if job.turned:  # the panel's samples are weights of the tile, the weights its lanes
+            s.source[t] = s.weight[t]
+            s.weight[t] = p - s.panel
+            s.tap[t] = s.packed + t * job.lanes
+        at += 1
+        if at == job.image_taps:
+            at = 0
+            image += 1
+            weight = first_weight(job, first + image)
+
+
+cdef inline real* y_row(const Job* job, const Block* b, Py_ssize_t e, Py_ssize_t r) noexcept nogil:
+    """Where y has the first lane of row `r` of the block's place number `e`."""
+    cdef Py_ssize_t position[MAX_AXES]
+    cdef Py_ssize_t at = find_place(job, b.place0 + e, position) * job.y_batch + b.group * job.y_group + r * job.y_row
+    cdef int i
+    for i in range(job.naxes - 2):
+        at += position[i] * job.axis[i].y
+    at += b.line0 * job.axis[job.naxes - 2].y + b.lane0 * job.axis[job.naxes - 1].y
+    return <real*>(job.y + at)
+
+
+cdef inline int tile_vectors(int most, Py_ssize_t lanes) noexcept nogil:
+    """Of the next tile, `most` at most. Narrow ones take longer per lane, so they share the lanes evenly."""
+    cdef Py_ssize_t vectors = ceil_div(lanes, LANES)
+    if most > 4 and vectors > 4:
+        return most
+    return <int>ceil_div(vectors, ceil_div(vectors, min(4, most)))
+
+
+cdef inline Py_ssize_t whole_tiles(int most, Py_ssize_t lanes) noexcept nogil:
+    """Lanes in tiles that have no others."""
+    cdef Py_ssize_t at = 0
+    while at < lanes and at + tile_vectors(most, lanes - at) * LANES <= lanes:
+        at += tile_vectors(most, lanes - at) * LANES
+    return at
+
+
+cdef void add_taps(
+    const Job* job, const Block* b, Py_ssize_t taps, bint first, Py_ssize_t straight, Scratch* s
+) noexcept nogil:
+    """All products of a chunk, to the sums, or from tile to y as far as it holds lanes before `straight`."""
+    cdef const real* src[MAX_ROWS]
+    cdef real* dst[MAX_ROWS]
+    cdef Py_ssize_t width = job.vectors * LANES, across = job.a_row // <Py_ssize_t>sizeof(real), at = 0, r, k, v
+    cdef Py_ssize_t groups = ceil_div(b.r1 - b.r0, MAX_ROWS)
+    cdef const real* a
+    cdef real* y = y_row(job, b, 0, b.r0)
+    cdef int n, i, vectors
+    while at < b.lanes:
+        vectors = tile_vectors(job.vectors, b.lanes - at)
+        r = 0
+        for k in range(groups):
+            n = <int>ceil_div(b.r1 - b.r0 - r, groups - k)  # rows are shared out evenly
+            for i in range(n):
+                dst[i] = s.sums + (r + i) * job.lanes + at
+                src[i] = dst[i]
+                if first:
+                    src[i] = NULL
+                    if job.bias != NULL:
+                        for v in range(vectors * LANES):
+                            s.start[i * width + v] = job.bias[b.group * job.rows + b.r0 + r + i]
+                        src[i] = s.start + i * width
+                if at + vectors * LANES <= straight:
+                    dst[i] = y + (r + i) * (job.y_row // <Py_ssize_t>sizeof(real)) + at
+            a = <const real*>(job.a + b.group * job.a_group + (b.r0 + r) * job.a_row)
+            tile_apart(n, vectors, taps, s.tap, at, a, s.weight, across, src, dst)
+            r += n
+        at += vectors * LANES
+
+
+cdef void pack_weights(const Job* job, const Block* b, Py_ssize_t taps, Scratch* s) noexcept nogil:
+    """Turned: the weights of a chunk, output channels side by side."""
+    cdef const real* a = <const real*>(job.a + b.group * job.a_group + b.r0 * job.a_row)
+    cdef const real* p
+    cdef real* to
+    cdef Py_ssize_t across = job.a_row // <Py_ssize_t>sizeof(real), rows = b.r1 - b.r0, t, run, r = 0, n, i
+    if across == 1:
+        for t in range(taps):
+            copy_line(a + s.source[t], s.packed + t * job.lanes, rows)
+        return
+    while r < rows:  # LANES rows at a time: many more may fall into few sets of the cache
+        n = min(<Py_ssize_t>LANES, rows - r)
+        t = 0
+        while t < taps:
+            p = a + r * across + s.source[t]
+            to = s.packed + t * job.lanes + r
+            run = 1  # taps that follow each other
+            while run < LANES and t + run < taps and s.source[t + run] == s.source[t] + run:
+                run += 1
+            if run > 1 and n == LANES and <const char*>(p + (n - 1) * across + LANES) <= job.a_end:
+                turn(p, across, to, job.lanes)  # the next run covers what is too much of this one
+            else:
+                for i in range(run):
+                    pick(p + i, across, to + i * job.lanes, n)
+            t += run
+        r += n
+
+
+cdef inline void pick(const real* p, Py_ssize_t step, real* to, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        to[i] = p[i * step]
+
+
+cdef void add_turned(const Job* job, const Block* b, Py_ssize_t taps, bint first, Scratch* s) noexcept nogil:
+    """All products of a chunk, to the sums: positions are the tile's rows, output channels its lanes."""
+    cdef const real* src[MAX_ROWS]
+    cdef real* dst[MAX_ROWS]
+    cdef Py_ssize_t rows = b.r1 - b.r0, at = 0, left, i, k, groups = ceil_div(b.width, MAX_ROWS)
+    cdef const real* p
+    cdef real* sums
+    cdef int n, q, vectors
+    if first and job.bias != NULL:
+        copy_line(job.bias + b.group * job.rows + b.r0, s.start, rows)
+    while at < rows:
+        vectors = tile_vectors(job.vectors, rows - at)
+        sums = s.sums + at
+        for i in range(b.entries * b.lines):
+            p = s.panel + i // b.lines * job.plane + i % b.lines * job.pitch
+            left = b.width
+            for k in range(groups):
+                n = <int>ceil_div(left, groups - k)  # positions are shared out evenly
+                for q in range(n):
+                    dst[q] = sums
+                    src[q] = sums
+                    if first:
+                        src[q] = s.start + at if job.bias != NULL else NULL
+                    sums += job.lanes
+                tile_apart(n, vectors, taps, s.tap, at, p, s.weight, 1, src, dst)
+                p += n
+                left -= n
+        at += vectors * LANES
+
+
+cdef void leave_turned(const Job* job, const Block* b, Scratch* s) noexcept nogil:
+    """The sums to y, LANES rows of a line at a time."""
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef bint plain = job.ytype == real_type() and lane.y == sizeof(real)
+    cdef Py_ssize_t width = ceil_div(job.segment, LANES) * LANES, e, i, r, j
+    cdef const real* sums = s.sums
+    cdef char* y
+    for e in range(b.entries):
+        for i in range(b.lines):
+            for r in range(ceil_div(b.r1 - b.r0, LANES)):
+                for j in range(ceil_div(b.width, LANES)):
+                    turn(sums + j * LANES * job.lanes + r * LANES, job.lanes, s.line + j * LANES, width)
+                y = <char*>y_row(job, b, e, b.r0 + r * LANES) + i * line.y
+                for j in range(min(<Py_ssize_t>LANES, b.r1 - b.r0 - r * LANES)):
+                    if plain:
+                        copy_line(s.line + j * width, <real*>(y + j * job.y_row), b.width)
+                    else:
+                        store(job.ytype, s.line + j * width, y + j * job.y_row, b.width, lane.y)
+            sums += b.width * job.lanes
+
+
+cdef void leave(const Job* job, const Block* b, Py_ssize_t begin, const Scratch* s) noexcept nogil:
+    """The sums from lane `begin` on, to y."""
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef bint plain = job.ytype == real_type() and lane.y == sizeof(real)
+    cdef Py_ssize_t e, r, i
+    cdef const real* p
+    cdef real* y
+    for e in range(b.entries if begin < b.lanes else 0):
+        for r in range(b.r0, b.r1):
+            p = s.sums + (r - b.r0) * job.lanes + e * b.lines * b.step
+            y = y_row(job, b, e, r)
+            if b.straight:
+                copy_line(p + begin, y + begin, b.lanes - begin)
+                continue
+            for i in range(b.lines):
+                if plain:
+                    copy_line(p, y, b.width)
+                else:
+                    store(job.ytype, p, <char*>y, b.width, lane.y)
+                p += b.step
+                y = <real*>(<char*>y + line.y)
+
+
 cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept nogil:
     """A block of rows by a block of lanes."""
     cdef const Job* job = <const Job*>given
     cdef Scratch* s = <Scratch*>scratch
-    cdef const Axis* line = &job.axis[job.naxes - 2]
-    cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t place[MAX_AXES]
-    cdef const real* src[MAX_ROWS]
-    cdef real* dst[MAX_ROWS]
-    cdef Py_ssize_t r0, r1, line0, lane0, lines, width, group, image, first, t, t0, t1, taps, lanes, tiles, r, i, j
-    cdef const char* x = job.x
-    cdef char* y = job.y
-    cdef const real* w
-    cdef int n, vectors
-    cdef bint plain = job.ytype == real_type() and lane.y == sizeof(real)
-    r0 = unit % job.row_blocks * job.row_block
-    r1 = min(r0 + job.row_block, job.rows)
-    unit //= job.row_blocks
-    lane0 = unit % job.segments * job.segment
-    width = min(job.segment, lane.m - lane0)
-    unit //= job.segments
-    line0 = unit % job.line_blocks * job.lines
-    lines = min(job.lines, line.m - line0)
-    unit //= job.line_blocks
-    y += line0 * line.y + lane0 * lane.y
-    for i in range(job.naxes - 3, -1, -1):
-        place[i] = unit % job.axis[i].m
-        unit //= job.axis[i].m
-        y += place[i] * job.axis[i].y
-    group = unit % job.groups
-    unit //= job.groups
-    x += group * job.x_group + unit * job.x_batch
-    y += group * job.y_group + unit * job.y_batch
-    lanes = (lines - 1) * job.pitch + width
-    tiles = ceil_div(lanes, WIDTH)
-
-    first = 0
+    cdef Block b = find_block(job, unit)
+    cdef Py_ssize_t first = 0, images, taps, t0, t1, straight = 0
     while first < job.images:
-        image = min(job.together, job.images - first)
-        for i in range(image):
-            gather_image(
-                job, image_start(job, x, first + i, place), line0, lane0, lines, width, s.panel + i * job.plane
-            )
-        taps = image * job.image_taps
+        images = min(job.together, job.images - first)
+        taps = images * job.image_taps
+        gather_block(job, &b, first, images, s)
         t1 = 0
         while t1 < taps:
             t0 = t1
             t1 = min(taps, t0 + CHUNK)
-            for t in range(t0, t1):
-                s.tap[t - t0] = s.panel + t // job.image_taps * job.plane + tap_start(job, t % job.image_taps)
-            for j in range(tiles):
-                vectors = VECTORS
-                while vectors > 1 and j * WIDTH + vectors // 2 * LANES >= lanes:
-                    vectors //= 2  # the last tile is as narrow as it can be
-                r = r0
-                while r < r1:
-                    n = <int>min(<Py_ssize_t>MAX_ROWS, r1 - r)
-                    w = job.packed + (group * job.rows + r) * job.taps + (first * job.image_taps + t0) * n
-                    for i in range(n):
-                        dst[i] = s.sums + (r - r0 + i) * job.lanes + j * WIDTH
-                        src[i] = dst[i] if first + t0 > 0 else NULL
-                    tile(n, vectors, 1, t1 - t0, s.tap, j * WIDTH, w, src, dst, n, False)
-                    r += n
-        first += image
-
-    for r in range(r0, r1):
-        dst[0] = s.sums + (r - r0) * job.lanes
-        if job.bias != NULL:
-            for i in range(lanes):
-                dst[0][i] += job.bias[group * job.rows + r]
-        for i in range(lines):
-            if plain:
-                copy_line(dst[0] + i * job.pitch, <real*>(y + r * job.y_row + i * line.y), width)
+            if b.straight and first + images == job.images and t1 == taps:
+                straight = whole_tiles(job.vectors, b.lanes)
+            find_taps(job, &b, first, t0, t1, s)
+            if job.turned:
+                pack_weights(job, &b, t1 - t0, s)
+                add_turned(job, &b, t1 - t0, first + t0 == 0, s)
             else:
-                store(job.ytype, dst[0] + i * job.pitch, y + r * job.y_row + i * line.y, width, lane.y)
+                add_taps(job, &b, t1 - t0, first + t0 == 0, straight, s)
+        first += images
+    if job.turned:
+        leave_turned(job, &b, s)
+    else:
+        leave(job, &b, straight, s)
 
 
 cdef void* scratch_new(const void* given) noexcept nogil:
     """One block for one thread; NULL when memory is short."""
     cdef const Job* job = <const Job*>given
-    cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64, sums = job.row_block * job.lanes
-    cdef Py_ssize_t panel = job.together * job.plane + job.lanes + job.pitch, i  # lanes past the last are read too
-    cdef void* block = malloc(64 + head + (sums + panel) * sizeof(real) + CHUNK * sizeof(real*))
+    cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64, tables = 3 * CHUNK + 2 * job.image_taps
+    # Lanes and rows past the last are read, and written to scratch.
+    cdef Py_ssize_t panel = job.together * job.entries * job.plane + job.lanes + job.pitch
+    cdef Py_ssize_t sums = job.row_block * job.lanes, start = MAX_ROWS * job.vectors * LANES, packed = 0, line = 0, reals
+    if job.turned:
+        sums = (job.entries * job.lines * job.segment + LANES) * job.lanes
+        start = job.lanes
+        packed = (CHUNK + LANES) * job.lanes
+        line = LANES * (job.segment + LANES)
+    reals = sums + start + panel + packed + line
+    cdef void* block = malloc(64 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
     if block == NULL:
         return NULL
     cdef char* p = <char*>((<size_t>block + 63) // 64 * 64)
     cdef Scratch* s = <Scratch*>p
     s.block = block
-    s.sums = <real*>(p + head)
-    s.panel = s.sums + sums
-    s.tap = <const real**>(s.panel + panel)
-    for i in range(panel):
-        s.panel[i] = 0
+    s.tap = <const real**>(p + head)
+    s.weight = <Py_ssize_t*>(s.tap + CHUNK)
+    s.source = s.weight + CHUNK
+    s.image_lane = s.source + CHUNK
+    s.image_weight = s.image_lane + job.image_taps
+    s.sums = <real*>(s.image_weight + job.image_taps)
+    s.start = s.sums + sums
+    s.panel = s.start + start
+    s.packed = s.panel + panel
+    s.line = s.packed + packed
+    memset(s.panel, 0, panel * sizeof(real))
+    find_image_taps(job, s)
     return s
 
 
-cdef inline void pack_run(
-    const Job* job, const char* p, Py_ssize_t step, Py_ssize_t count, Py_ssize_t n, real* to
-) noexcept nogil:
-    """`count` taps, `step` bytes apart, of `n` rows. Full groups have a loop that unrolls."""
-    cdef Py_ssize_t _t, r
-    for _t in range(count):
-        if n == MAX_ROWS:
-            for r in range(MAX_ROWS):
-                to[r] = (<const real*>(p + r * job.a_row))[0]
-        else:
-            for r in range(n):
-                to[r] = (<const real*>(p + r * job.a_row))[0]
-        p += step
-        to += n
+cdef void merge_axes(Job* job) noexcept:
+    """Axes along which there is one kernel position and no padding are one, if their samples follow each other."""
+    cdef Axis* axis
+    cdef Axis* inner
+    cdef int i, j
+    for i in range(job.naxes - 2, -1, -1):
+        axis, inner = &job.axis[i], &job.axis[i + 1]
+        if not (same_lanes(axis) and same_lanes(inner)):
+            return
+        if axis.m > 1 and (axis.x != inner.n * inner.x or axis.y != inner.m * inner.y):
+            return
+        inner.n *= axis.n
+        inner.m *= axis.m
+        for j in range(i, 0, -1):
+            job.axis[j] = job.axis[j - 1]
+        job.axis[0] = unit_axis()
 
 
-cdef void pack_rows(const Job* job, const char* a, Py_ssize_t r0, Py_ssize_t n, real* to) noexcept nogil:
-    """Rows `r0` to `r0 + n` of one group as the tile reads them: [tap][row]."""
-    cdef Py_ssize_t t, rest, run = 1, step = job.axis[job.naxes - 1].a
-    cdef int i, inner = job.naxes
-    cdef const char* p
-    a += r0 * job.a_row
-    # Taps that lie evenly in memory are one run.
-    while inner > 0 and (job.axis[inner - 1].a == run * step or job.axis[inner - 1].k == 1):
-        inner -= 1
-        run *= job.axis[inner].k
-    if inner == 0 and job.a_channel == run * step:
-        pack_run(job, a, step, job.taps, n, to)
+cdef inline bint same_lanes(const Axis* axis) noexcept:
+    """Whether lane i reads sample i, all of them."""
+    return axis.k == 1 and axis.q == 1 and axis.offset == 0 and axis.n == axis.m
+
+
+cdef Axis unit_axis() noexcept:
+    """One sample, one kernel position."""
+    cdef Axis axis
+    axis.n = axis.k = axis.m = axis.p = axis.q = 1
+    axis.x = axis.a = axis.y = axis.offset = 0
+    axis.rule = CONSTANT
+    return axis
+
+
+# Two ways to lay a job out. Each returns about how many products of vectors a tap takes, one image in all.
+
+
+cdef double tiles_time(Py_ssize_t rows, Py_ssize_t lanes, int most) noexcept:
+    """Of so many rows by so many lanes, in tiles of at most `most` vectors; each takes 1 beside its products."""
+    cdef Py_ssize_t groups = ceil_div(rows, MAX_ROWS), vectors = ceil_div(lanes, LANES)
+    return rows * vectors + <double>groups * ceil_div(vectors, most)
+
+
+cdef double panel_time(const Job* job) noexcept:
+    """Of the panel of one place: a line takes 45 to gather, and a vector 2; a tap takes 8 to find."""
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t vectors = ceil_div(job.segment + lane.shift, LANES)
+    return line.strips * lane.strips * (job.lines + line.shift) * (45 + 2 * vectors) / <double>job.image_taps + 8
+
+
+cdef void lay_out_lines(Job* job, Py_ssize_t most) noexcept:
+    """Whole lines, or segments of at most `most` lanes."""
+    cdef Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t width = job.vectors * LANES
+    job.segments = ceil_div(lane.m, most)
+    job.segment = ceil_div(ceil_div(lane.m, job.segments), width) * width if job.segments > 1 else lane.m
+    job.segments = ceil_div(lane.m, job.segment)
+    job.pitch = job.segment + lane.shift
+
+
+cdef double lay_out_straight(Job* job) noexcept:
+    """Rows are output channels, lanes are positions."""
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef Py_ssize_t i, most, best_lines = 1
+    cdef double time, best = -1
+    job.turned, job.entries = False, 1
+    i = min(job.rows, <Py_ssize_t>MAX_ROWS)
+    job.vectors = 8 if 8 * i <= MAX_ACC else (4 if 4 * i <= MAX_ACC else 2)
+    most = min(MOST_LANES, max(job.vectors * LANES, SUMS_BYTES // (job.rows * <Py_ssize_t>sizeof(real))))
+    lay_out_lines(job, most)
+    for job.lines in range(1, min(line.m, max(1, most // job.pitch)) + 1):
+        time = tiles_time(job.rows, (job.lines - 1) * job.pitch + job.segment, job.vectors) + panel_time(job)
+        if job.lines > 1 and job.pitch > job.segment:  # sums with gaps between go to y later, which is out of cache
+            time += 16.0 * job.rows * job.lines * job.segment / (LANES * job.images * job.image_taps)
+        time *= ceil_div(line.m, job.lines)
+        if best < 0 or time <= best:
+            best, best_lines = time, job.lines
+    job.lines = best_lines
+    job.lanes = ceil_div((job.lines - 1) * job.pitch + job.segment, job.vectors * LANES) * job.vectors * LANES
+    i = max(1, SUMS_BYTES // (job.lanes * MAX_ROWS * <Py_ssize_t>sizeof(real)))  # groups of rows
+    job.row_block = min(job.rows, i * MAX_ROWS)
+    return best * job.segments
+
+
+cdef double lay_out_turned(Job* job) noexcept:
+    """Rows are positions, lanes are output channels: no gaps, but weights and results are transposed on the way."""
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef Py_ssize_t most = PACKED_BYTES // (CHUNK * <Py_ssize_t>sizeof(real)), width
+    cdef double time, leave
+    job.turned, job.vectors = True, MAX_ACC // MAX_ROWS
+    width = job.vectors * LANES
+    job.row_block = ceil_div(job.rows, ceil_div(job.rows, most))
+    if job.row_block < job.rows:
+        job.row_block = ceil_div(job.row_block, width) * width
+    job.lanes = ceil_div(job.row_block, LANES) * LANES
+    most = 2 * SUMS_BYTES // (job.lanes * <Py_ssize_t>sizeof(real))
+    lay_out_lines(job, most)
+    job.lines = ceil_div(line.m, ceil_div(line.m, max(1, most // job.segment)))
+    job.entries = max(1, min(job.places, most // (job.segment * job.lines))) if job.lines == line.m else 1
+    leave = 0.75 * job.rows * job.segment / (job.images * job.image_taps)
+    time = tiles_time(job.segment, job.row_block, job.vectors) * ceil_div(job.rows, job.row_block) + leave
+    time = job.entries * (job.lines * time + panel_time(job)) + job.rows * pack_time(job)
+    return time * job.segments * ceil_div(line.m, job.lines) / job.entries
+
+
+cdef double pack_time(const Job* job) noexcept:
+    """Of one weight, which comes from memory."""
+    cdef Py_ssize_t run = 1
+    cdef int i
+    if job.a_row == sizeof(real):
+        return 0.1
+    for i in range(job.naxes - 1, -1, -1):  # taps that follow each other
+        if job.axis[i].k > 1 and job.axis[i].a != run * <Py_ssize_t>sizeof(real):
+            break
+        run *= job.axis[i].k
+    else:
+        if job.a_channel == run * <Py_ssize_t>sizeof(real):
+            run *= job.channels
+    return min(1.2, 1.0 * LANES / min(<Py_ssize_t>LANES, run))
+
+
+cdef void share_out(Job* job, int threads) noexcept:
+    """The units; smaller ones where there are too few for the threads."""
+    cdef Py_ssize_t step = job.vectors * LANES if job.turned else MAX_ROWS, wanted = 4 * threads
+    count_units(job)
+    if threads == 1 or job.units >= wanted:
         return
-    for t in range(job.taps // run):
-        rest = t
-        p = a
-        for i in range(inner - 1, -1, -1):
-            p += rest % job.axis[i].k * job.axis[i].a
-            rest //= job.axis[i].k
-        pack_run(job, p + rest * job.a_channel, step, run, n, to + t * run * n)
+    job.row_block = min(job.row_block, step * max(1, ceil_div(job.rows, step) * job.units // (job.row_blocks * wanted)))
+    count_units(job)
+    if job.turned and job.units < wanted:
+        job.lanes = ceil_div(job.row_block, LANES) * LANES
+        if job.entries > 1:
+            job.entries = max(1, job.entries * job.units // wanted)
+        else:
+            job.lines = max(1, job.lines * job.units // wanted)
+        count_units(job)
 
 
-cdef void pack(const Job* job, const char* a, real* to, int threads) noexcept nogil:
-    """All weights, [group][group of rows][tap][row]."""
-    cdef Py_ssize_t blocks = ceil_div(job.rows, MAX_ROWS), unit, group, r
-    for unit in prange(job.groups * blocks, num_threads=threads, schedule="static"):
-        group = unit // blocks
-        r = unit % blocks * MAX_ROWS
-        pack_rows(
-            job, a + group * job.a_group, r, min(<Py_ssize_t>MAX_ROWS, job.rows - r),
-            to + (group * job.rows + r) * job.taps,
-        )
+cdef void count_units(Job* job) noexcept:
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    job.place_blocks = ceil_div(job.places, job.entries)
+    job.line_blocks = ceil_div(line.m, job.lines)
+    job.row_blocks = ceil_div(job.rows, job.row_block)
+    job.units = job.groups * job.place_blocks * job.line_blocks * job.segments * job.row_blocks
+    job.plane = line.strips * lane.strips * (job.lines + line.shift) * job.pitch
 
 
 cdef void lay_out(Job* job, int threads) noexcept:
     """Blocks of lanes and rows. None of them changes the order of a sum."""
     cdef Axis* line = &job.axis[job.naxes - 2]
     cdef Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t i, j, most, cost, best = 0, images
+    cdef Py_ssize_t i, j
+    cdef Job turned
+    merge_axes(job)
     job.image_taps = line.k * lane.k
-    images = job.channels
-    job.places = job.batch * job.groups
+    job.images = job.channels
+    job.places = job.batch
     for i in range(job.naxes - 2):
-        images *= job.axis[i].k
+        job.images *= job.axis[i].k
         job.places *= job.axis[i].m
-    job.images = images
-    job.taps = images * job.image_taps
     for i in range(job.naxes - 2, job.naxes):
         j = abs(job.axis[i].p) * (job.axis[i].k - 1)
         job.axis[i].spread = abs(job.axis[i].p) > SPREAD * job.axis[i].q
         job.axis[i].strips = job.axis[i].k if job.axis[i].spread else min(job.axis[i].q, j + 1)
         job.axis[i].shift = 0 if job.axis[i].spread else j // job.axis[i].q
-
-    most = min(MOST_LANES, max(<Py_ssize_t>WIDTH, SUMS_BYTES // (job.rows * <Py_ssize_t>sizeof(real))))
-    job.segments = ceil_div(lane.m, most)
-    job.segment = ceil_div(ceil_div(lane.m, job.segments), WIDTH) * WIDTH if job.segments > 1 else lane.m
-    job.segments = ceil_div(lane.m, job.segment)
-    job.pitch = job.segment + lane.shift
-    # Lines per block: the least time of all tiles, in eighths of a whole one. Narrow ones take longer per lane.
-    job.lines = 1
-    for i in range(1, min(line.m, max(1, most // job.pitch)) + 1):
-        j = (i - 1) * job.pitch + job.segment
-        cost = j // WIDTH * 8 + 1
-        j = ceil_div(j % WIDTH, LANES)
-        cost += 0 if j == 0 else (4 if j == 1 else (5 if j == 2 else 8))
-        cost *= ceil_div(line.m, i)
-        if i == 1 or cost <= best:
-            best = cost
-            job.lines = i
-    job.line_blocks = ceil_div(line.m, job.lines)
-    job.lanes = ceil_div((job.lines - 1) * job.pitch + job.segment, WIDTH) * WIDTH
-    job.plane = line.strips * lane.strips * (job.lines + line.shift) * job.pitch
     # As many images as make a chunk; the same for any block, since chunks decide the order of a sum.
-    job.together = min(images, max(1, CHUNK // job.image_taps))
-    i = max(1, SUMS_BYTES // (job.lanes * MAX_ROWS * <Py_ssize_t>sizeof(real)))  # groups of rows
-    j = job.places * job.line_blocks * job.segments
-    if threads > 1 and j < 4 * threads:
-        i = min(i, max(1, ceil_div(job.rows, MAX_ROWS) * j // (4 * threads)))
-    job.row_block = min(job.rows, i * MAX_ROWS)
-    job.row_blocks = ceil_div(job.rows, job.row_block)
-    job.units = j * job.row_blocks
+    job.together = min(job.images, max(1, CHUNK // job.image_taps))
+    turned = job[0]
+    if lay_out_turned(&turned) < lay_out_straight(job):
+        job[0] = turned
+    share_out(job, threads)
 
 
 cdef class Dense:
@@ -409,6 +732,7 @@ cdef class Dense:
             if cnp.PyArray_SIZE(w) == 0:
                 return
         job.format, job.ytype, job.bias = format_of(x), f.type, NULL
+        job.a_end = <const char*>cnp.PyArray_DATA(w) + cnp.PyArray_NBYTES(w)
         if bias is not None:
             bias_array = bias
             job.bias = <const real*>cnp.PyArray_DATA(bias_array)
@@ -419,10 +743,7 @@ cdef class Dense:
         job.a_channel, job.x_channel = ws[2 if self.forward else 1], xs[2]
         job.naxes = self.rank + more
         for i in range(more):
-            axis = &job.axis[i]
-            axis.n = axis.k = axis.m = axis.p = axis.q = 1
-            axis.x = axis.a = axis.y = axis.offset = 0
-            axis.rule = CONSTANT
+            job.axis[i] = unit_axis()
         for i in range(self.rank):
             axis = &job.axis[more + i]
             axis.x, axis.a, axis.y = xs[3 + i], -ws[3 + i] if self.flip else ws[3 + i], ys[3 + i]
@@ -494,23 +815,15 @@ cdef class Dense:
         cdef Py_ssize_t done = 0, slab
         cdef int failed = 0
         cdef double work
+        job.a = w
         lay_out(job, threads)
-        cdef real* packed = <real*>malloc(job.groups * job.rows * job.taps * sizeof(real))
-        if packed == NULL:
-            raise MemoryError()
-        job.packed = packed
-        work = <double>job.row_block * job.lanes * job.taps
+        work = <double>job.row_block * job.entries * job.lines * job.segment * job.images * job.image_taps
         slab = <Py_ssize_t>max(<double>threads, min(<double>job.units, SLAB_SECONDS * self.rate * threads / work))
-        try:
+        while done < job.units and not failed:
             with nogil:
-                pack(job, w, packed, threads)
-            while done < job.units and not failed:
-                with nogil:
-                    failed = run_units(job, done, min(job.units, done + slab), 1, threads, scratch_new, run_unit)
-                done += slab
-                PyErr_CheckSignals()
-        finally:
-            free(packed)
+                failed = run_units(job, done, min(job.units, done + slab), 1, threads, scratch_new, run_unit)
+            done += slab
+            PyErr_CheckSignals()
         if failed:
             raise MemoryError("no scratch memory for the kernel")
         return 0

@@ -12,6 +12,7 @@ cdef extern from "simd.h":
     ctypedef double local_vec
     ctypedef void always_inline_void
     enum: LANES
+    enum: MAX_LANES
     enum: MAX_ROWS
     enum: MAX_ACC
     enum: SWEEP_ROWS
@@ -23,17 +24,20 @@ cdef extern from "simd.h":
     void wait_in_memory(local_vec* p) noexcept nogil
     void vec_stream(real* p, local_vec x) noexcept nogil
     void stream_fence() noexcept nogil
+    local_vec vec_lower(local_vec a, local_vec b) noexcept nogil
+    local_vec vec_upper(local_vec a, local_vec b) noexcept nogil
 
 
 cdef inline always_inline_void _step(
-    const bint fresh, const int rows, const int vectors, Py_ssize_t taps, const real* const* tap, Py_ssize_t at,
-    const real* w, Py_ssize_t step, local_vec* acc,
+    const bint apart, const bint fresh, const int rows, const int vectors, Py_ssize_t taps, const real* const* tap,
+    Py_ssize_t at, const real* w, const Py_ssize_t* place, Py_ssize_t step, local_vec* acc,
 ) noexcept nogil:
     # The multiply loop, adding to `acc`, or to zero. Inlined with constant `rows` and `vectors`, so that the loops over
     # them unroll and all sums live in registers. gcc does that early enough only for loops inside another one. Weights
     # run outside: one at a time is live, where vectors outside would keep all of them.
     cdef vec x[8]
     cdef const real* p
+    cdef const real* q = w
     cdef Py_ssize_t t
     cdef int i, r, v
     if fresh:
@@ -41,16 +45,19 @@ cdef inline always_inline_void _step(
             acc[i] = vec_zero()
     for t in range(taps):
         p = tap[t] + at
+        if apart:
+            q = w + place[t]
         if rows == 1:  # nothing to share: each load is used and gone
             for v in range(vectors):
-                acc[v] += w[0] * vec_load(p + v * LANES)
+                acc[v] += q[0] * vec_load(p + v * LANES)
         else:
             for v in range(vectors):
                 x[v] = vec_load(p + v * LANES)
             for r in range(rows):
                 for v in range(vectors):
-                    acc[r * vectors + v] += w[r] * x[v]
-        w += step
+                    acc[r * vectors + v] += q[r * step if apart else r] * x[v]
+        if not apart:
+            q += step
 
 
 cdef inline always_inline_void _clear(const int count, local_vec* total) noexcept nogil:
@@ -69,19 +76,20 @@ cdef inline always_inline_void _add(
 
 
 cdef inline always_inline_void _tile(
-    const int rows, const int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap, Py_ssize_t at,
-    const real* w, const real* const* src, real* const* dst, Py_ssize_t step, bint carry,
+    const bint apart, const int rows, const int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap,
+    Py_ssize_t at, const real* w, const Py_ssize_t* place, const real* const* src, real* const* dst, Py_ssize_t step,
+    bint carry,
 ) noexcept nogil:
     cdef local_vec acc[MAX_ACC]
     cdef Py_ssize_t _panel, shift = 0
     cdef int r, v
     for _panel in range(panels):
-        if carry:
+        if carry and not apart:
             _clear(rows * vectors, acc)
             _add(rows, vectors, src, shift, acc)
-            _step(False, rows, vectors, taps, tap, at, w, step, acc)
+            _step(False, False, rows, vectors, taps, tap, at, w, NULL, step, acc)
         else:
-            _step(True, rows, vectors, taps, tap, at, w, step, acc)
+            _step(apart, True, rows, vectors, taps, tap, at, w, place, step, acc)
             _add(rows, vectors, src, shift, acc)
         for r in range(rows):
             for v in range(vectors):
@@ -90,61 +98,90 @@ cdef inline always_inline_void _tile(
         shift += vectors * LANES
 
 
+cdef inline always_inline_void _any_tile(
+    const bint apart, int rows, int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap, Py_ssize_t at,
+    const real* w, const Py_ssize_t* place, const real* const* src, real* const* dst, Py_ssize_t step, bint carry,
+) noexcept nogil:
+    if vectors == 8:
+        if rows == 1:
+            _tile(apart, 1, 8, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif MAX_ACC >= 24 and rows == 2:
+            _tile(apart, 2, 8, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif MAX_ACC >= 24 and rows == 3:
+            _tile(apart, 3, 8, panels, taps, tap, at, w, place, src, dst, step, carry)
+    elif vectors == 4:
+        if rows == 1:
+            _tile(apart, 1, 4, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif rows == 2:
+            _tile(apart, 2, 4, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif rows == 3:
+            _tile(apart, 3, 4, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif MAX_ACC >= 24 and rows == 4:
+            _tile(apart, 4, 4, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif MAX_ACC >= 24 and rows == 5:
+            _tile(apart, 5, 4, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif MAX_ACC >= 24 and rows == 6:
+            _tile(apart, 6, 4, panels, taps, tap, at, w, place, src, dst, step, carry)
+    elif vectors == 3:
+        if rows == 1:
+            _tile(apart, 1, 3, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif rows == 2:
+            _tile(apart, 2, 3, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif rows == 3:
+            _tile(apart, 3, 3, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif rows == 4:
+            _tile(apart, 4, 3, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif MAX_ACC >= 24 and rows == 5:
+            _tile(apart, 5, 3, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif MAX_ACC >= 24 and rows == 6:
+            _tile(apart, 6, 3, panels, taps, tap, at, w, place, src, dst, step, carry)
+    elif vectors == 2:
+        if rows == 1:
+            _tile(apart, 1, 2, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif rows == 2:
+            _tile(apart, 2, 2, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif rows == 3:
+            _tile(apart, 3, 2, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif rows == 4:
+            _tile(apart, 4, 2, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif rows == 5:
+            _tile(apart, 5, 2, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif MAX_ROWS >= 6:
+            _tile(apart, 6, 2, panels, taps, tap, at, w, place, src, dst, step, carry)
+    else:
+        if rows == 1:
+            _tile(apart, 1, 1, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif rows == 2:
+            _tile(apart, 2, 1, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif rows == 3:
+            _tile(apart, 3, 1, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif rows == 4:
+            _tile(apart, 4, 1, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif rows == 5:
+            _tile(apart, 5, 1, panels, taps, tap, at, w, place, src, dst, step, carry)
+        elif MAX_ROWS >= 6:
+            _tile(apart, 6, 1, panels, taps, tap, at, w, place, src, dst, step, carry)
+
+
 cdef inline void tile(
     int rows, int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap, Py_ssize_t at, const real* w,
     const real* const* src, real* const* dst, Py_ssize_t step, bint carry,
 ) noexcept nogil:
     """`panels` blocks of `rows` x `vectors`, side by side: lanes `at`, `at + vectors * LANES`, ... of each tap.
 
-    rows <= MAX_ROWS, vectors 1, 2, 4 or 8, rows * vectors <= MAX_ACC; `step` reals from one tap's weights to the next.
-    Where `src` is NULL the sum starts from zero. With `carry` products are added to `src` one by one, not their sum.
+    rows <= MAX_ROWS, vectors 1, 2, 3, 4 or 8, rows * vectors <= MAX_ACC; the weights of a tap lie side by side, `step`
+    reals from one tap's to the next. Where `src` is NULL the sum starts from zero. With `carry` products are added to
+    `src` one by one, not their sum.
     """
-    if vectors == 8:
-        if rows == 1:
-            _tile(1, 8, panels, taps, tap, at, w, src, dst, step, carry)
-        elif MAX_ACC >= 24 and rows == 2:
-            _tile(2, 8, panels, taps, tap, at, w, src, dst, step, carry)
-        elif MAX_ACC >= 24 and rows == 3:
-            _tile(3, 8, panels, taps, tap, at, w, src, dst, step, carry)
-    elif vectors == 4:
-        if rows == 1:
-            _tile(1, 4, panels, taps, tap, at, w, src, dst, step, carry)
-        elif rows == 2:
-            _tile(2, 4, panels, taps, tap, at, w, src, dst, step, carry)
-        elif rows == 3:
-            _tile(3, 4, panels, taps, tap, at, w, src, dst, step, carry)
-        elif MAX_ACC >= 24 and rows == 4:
-            _tile(4, 4, panels, taps, tap, at, w, src, dst, step, carry)
-        elif MAX_ACC >= 24 and rows == 5:
-            _tile(5, 4, panels, taps, tap, at, w, src, dst, step, carry)
-        elif MAX_ACC >= 24 and rows == 6:
-            _tile(6, 4, panels, taps, tap, at, w, src, dst, step, carry)
-    elif vectors == 2:
-        if rows == 1:
-            _tile(1, 2, panels, taps, tap, at, w, src, dst, step, carry)
-        elif rows == 2:
-            _tile(2, 2, panels, taps, tap, at, w, src, dst, step, carry)
-        elif rows == 3:
-            _tile(3, 2, panels, taps, tap, at, w, src, dst, step, carry)
-        elif rows == 4:
-            _tile(4, 2, panels, taps, tap, at, w, src, dst, step, carry)
-        elif rows == 5:
-            _tile(5, 2, panels, taps, tap, at, w, src, dst, step, carry)
-        elif MAX_ROWS >= 6:
-            _tile(6, 2, panels, taps, tap, at, w, src, dst, step, carry)
-    else:
-        if rows == 1:
-            _tile(1, 1, panels, taps, tap, at, w, src, dst, step, carry)
-        elif rows == 2:
-            _tile(2, 1, panels, taps, tap, at, w, src, dst, step, carry)
-        elif rows == 3:
-            _tile(3, 1, panels, taps, tap, at, w, src, dst, step, carry)
-        elif rows == 4:
-            _tile(4, 1, panels, taps, tap, at, w, src, dst, step, carry)
-        elif rows == 5:
-            _tile(5, 1, panels, taps, tap, at, w, src, dst, step, carry)
-        elif MAX_ROWS >= 6:
-            _tile(6, 1, panels, taps, tap, at, w, src, dst, step, carry)
+    _any_tile(False, rows, vectors, panels, taps, tap, at, w, NULL, src, dst, step, carry)
+
+
+cdef inline void tile_apart(
+    int rows, int vectors, Py_ssize_t taps, const real* const* tap, Py_ssize_t at, const real* w,
+    const Py_ssize_t* place, Py_ssize_t across, const real* const* src, real* const* dst,
+) noexcept nogil:
+    """One block, its weights wherever they are: that of tap t and row r is ``w[place[t] + r * across]``."""
+    _any_tile(True, rows, vectors, 1, taps, tap, at, w, place, src, dst, across, False)
 
 
 cdef inline always_inline_void _sweep_row(
@@ -155,13 +192,13 @@ cdef inline always_inline_void _sweep_row(
     cdef local_vec acc[MAX_ACC]
     cdef int i
     while chained and taps > chain:
-        _step(True, last - first, vectors, chain, tap, at, w, step, acc)
+        _step(False, True, last - first, vectors, chain, tap, at, w, NULL, step, acc)
         for i in range((last - first) * vectors):
             total[first * vectors + i] += acc[i]
         tap += chain
         w += chain * step
         taps -= chain
-    _step(True, last - first, vectors, taps, tap, at, w, step, acc)
+    _step(False, True, last - first, vectors, taps, tap, at, w, NULL, step, acc)
     for i in range((last - first) * vectors):
         total[first * vectors + i] = vec_now(total[first * vectors + i] + acc[i])
     if spill:
@@ -359,3 +396,29 @@ cdef inline void sweep(
         _short_sweep(5, SWEEP_VECTORS, panels, taps, tap, at, w, dst, stream)
     elif SWEEP_ROWS > 6:
         _short_sweep(6, SWEEP_VECTORS, panels, taps, tap, at, w, dst, stream)
+
+
+cdef inline always_inline_void _riffle(const local_vec* a, local_vec* b) noexcept nogil:
+    cdef int i
+    for i in range(LANES // 2):
+        b[2 * i] = vec_lower(a[i], a[i + LANES // 2])
+        b[2 * i + 1] = vec_upper(a[i], a[i + LANES // 2])
+
+
+cdef inline void turn(const real* p, Py_ssize_t step, real* to, Py_ssize_t to_step) noexcept nogil:
+    """Transpose LANES x LANES reals, lines `step` apart, to lines `to_step` apart: log2(LANES) riffles of all lines."""
+    cdef local_vec a[MAX_LANES]
+    cdef local_vec b[MAX_LANES]
+    cdef int i
+    for i in range(LANES):
+        a[i] = (<const vec*>(p + i * step))[0]
+    if LANES > 1:
+        _riffle(a, b)
+    if LANES > 2:
+        _riffle(b, a)
+    if LANES > 4:
+        _riffle(a, b)
+    if LANES > 8:
+        _riffle(b, a)
+    for i in range(LANES):
+        (<vec*>(to + i * to_step))[0] = b[i] if LANES == 2 or LANES == 8 else a[i]
