@@ -29,9 +29,9 @@ from libc.stdlib cimport malloc
 from libc.string cimport memset
 cimport numpy as cnp
 
-from .line cimport CONSTANT, Format, extend, format_of, gather, real_type, store
+from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store
 from .team cimport run_units
-from .tile cimport LANES, MAX_ACC, MAX_ROWS, real, tile_apart, turn, vec
+from .tile cimport LANES, MAX_ACC, MAX_ROWS, real, tile_apart, tile_vectors, turn
 
 cnp.import_array()
 
@@ -189,24 +189,6 @@ cdef Py_ssize_t first_weight(const Job* job, Py_ssize_t image) noexcept nogil:
     return (at + image * job.a_channel) // <Py_ssize_t>sizeof(real)
 
 
-cdef inline void copy_vectors(const real* p, real* to, Py_ssize_t n) noexcept nogil:
-    """`n` reals and what follows them, up to a whole vector."""
-    cdef Py_ssize_t i
-    for i in range(ceil_div(n, LANES)):
-        (<vec*>(to + i * LANES))[0] = (<const vec*>(p + i * LANES))[0]
-
-
-cdef inline void copy_line(const real* p, real* to, Py_ssize_t n) noexcept nogil:
-    """`n` reals. A call of memcpy takes longer than most lines."""
-    cdef Py_ssize_t i
-    if n >= LANES:
-        copy_vectors(p, to, n // LANES * LANES)
-        (<vec*>(to + n - LANES))[0] = (<const vec*>(p + n - LANES))[0]
-        return
-    for i in range(n):
-        to[i] = p[i]
-
-
 cdef Py_ssize_t find_place(const Job* job, Py_ssize_t place, Py_ssize_t* position) noexcept nogil:
     """The batch entry of a place; `position` along all but the last two axes."""
     cdef int i
@@ -285,14 +267,6 @@ cdef inline real* y_row(const Job* job, const Block* b, Py_ssize_t e, Py_ssize_t
         at += position[i] * job.axis[i].y
     at += b.line0 * job.axis[job.naxes - 2].y + b.lane0 * job.axis[job.naxes - 1].y
     return <real*>(job.y + at)
-
-
-cdef inline int tile_vectors(int most, Py_ssize_t lanes) noexcept nogil:
-    """Of the next tile, `most` at most. Narrow ones take longer per lane, so they share the lanes evenly."""
-    cdef Py_ssize_t vectors = ceil_div(lanes, LANES)
-    if most > 4 and vectors > 4:
-        return most
-    return <int>ceil_div(vectors, ceil_div(vectors, min(4, most)))
 
 
 cdef inline Py_ssize_t whole_tiles(int most, Py_ssize_t lanes) noexcept nogil:

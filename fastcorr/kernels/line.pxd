@@ -7,7 +7,7 @@ type and stride into contiguous `real`s, `store` takes them back out, `gather` a
 from libc.stdint cimport int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, int64_t, uint64_t
 cimport numpy as cnp
 
-from .tile cimport real
+from .tile cimport LANES, real, vec
 
 cdef extern from "half.h":
     ctypedef struct half:
@@ -265,3 +265,16 @@ cdef inline void gather(
     load(f, line + (u + first * stride) * step, to + first, last - first, stride * step)
     _gather_outside(f, line, to, 0, first, first, last, u, stride, n, step, rule, fill)
     _gather_outside(f, line, to, last, count, first, last, u, stride, n, step, rule, fill)
+
+
+cdef inline void copy_line(const real* p, real* to, Py_ssize_t n) noexcept nogil:
+    """`n` reals. A call of memcpy takes longer than most lines."""
+    cdef Py_ssize_t i = 0
+    if n >= LANES:
+        while i <= n - LANES:
+            (<vec*>(to + i))[0] = (<const vec*>(p + i))[0]
+            i += LANES
+        (<vec*>(to + n - LANES))[0] = (<const vec*>(p + n - LANES))[0]
+        return
+    for i in range(n):
+        to[i] = p[i]

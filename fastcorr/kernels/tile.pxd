@@ -398,6 +398,15 @@ cdef inline void sweep(
         _short_sweep(6, SWEEP_VECTORS, panels, taps, tap, at, w, dst, stream)
 
 
+cdef inline int tile_vectors(int most, Py_ssize_t lanes) noexcept nogil:
+    """Of the next tile, `most` at most. Narrow ones take longer per lane, so they share the lanes evenly."""
+    cdef Py_ssize_t vectors = (lanes + LANES - 1) // LANES
+    if most > 4 and vectors > 4:
+        return most
+    cdef Py_ssize_t tiles = (vectors + min(4, most) - 1) // min(4, most)
+    return <int>((vectors + tiles - 1) // tiles)
+
+
 cdef inline always_inline_void _riffle(const local_vec* a, local_vec* b) noexcept nogil:
     cdef int i
     for i in range(LANES // 2):
