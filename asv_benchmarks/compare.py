@@ -1,12 +1,12 @@
-"""fastcorr beside numpy, scipy.signal, scipy.ndimage, OpenCV and torch, and beside what the hardware can do at most.
+"""fastcorr beside NumPy, SciPy, OpenCV, PyTorch and ONNX Runtime, and beside what the hardware can do at most.
 
-    python asv_benchmarks/compare.py [--quick] [--group image,signal] [--threads 1,2] [--json FILE] [--markdown]
+    python asv_benchmarks/compare.py [--quick] [--group image,layer] [--threads 1,2] [--json FILE] [--markdown]
 
 Each library lives in a process of its own that imports nothing else and is stopped (SIGSTOP) while it is not its turn,
 so no idle thread takes part. Within one workload all take turns, for several rounds, and the least time counts: what
 the machine does meanwhile meets all alike; what others took of it meanwhile is reported. Every result is checked, at
-500 places against the definition and as a whole against the others'; a wrong one voids its time. The roofs are measured
-in the same rounds. Trust the ratios.
+hundreds of places against the definition and as a whole against the others'; a wrong one voids its time. The roofs are
+measured in the same rounds. Trust the ratios.
 """
 
 import argparse
@@ -26,12 +26,20 @@ import quiet
 import report
 import roof
 from benchmarks.common import workloads
-from peers import PEERS, THREADED
+from benchmarks.layer_workloads import layers
+from peers import PEERS, SERIAL, able
 from tqdm import tqdm
 
 LEVELS = ("fastcorr@x86_64_v3", "fastcorr@x86_64_v4")  # fastcorr with FASTCORR_ISA set
-ONLY = {"copy": ("fastcorr", "opencv"), "dtypes": ("fastcorr",), "incache": LEVELS, "tile": LEVELS}
-GROUPS = tuple(dict.fromkeys(work.group for work in workloads()))
+ONLY = {
+    "copy": ("fastcorr", "opencv"),
+    "dtypes": ("fastcorr",),
+    "incache": LEVELS,
+    "tile": LEVELS,
+    "memory": ("fastcorr", "torch"),
+}
+WORK = [*workloads(), *layers()]
+GROUPS = tuple(dict.fromkeys(work.group for work in WORK))
 
 
 class Worker:
@@ -71,7 +79,7 @@ class Crew:
     """The workers, started when first needed; what cannot start is said once and left out."""
 
     def __init__(self, peers, level):
-        self.peers, self.level, self.workers = peers, level, {}
+        self.peers, self.level, self.workers, self.versions = peers, level, {}, {}
 
     def __enter__(self):
         return self
@@ -84,19 +92,24 @@ class Crew:
     def pids(self):
         return [worker.process.pid for worker in self.workers.values()]
 
-    def of(self, group):
-        """{name: Worker} of the peers that take part in this group."""
-        names = ONLY.get(group, tuple(PEERS))
+    def of(self, work):
+        """{name: Worker} of the peers that take part in this work; new ones to measure the memory of a first call."""
+        names = ONLY.get(work.group, able(work))
         if self.level and names is LEVELS:
             names = ("fastcorr",)
-        workers = {name: self._worker(name) for name in names if name.partition("@")[0] in self.peers}
+        fresh = work.group == "memory"
+        workers = {name: self._worker(name, fresh) for name in names if name.partition("@")[0] in self.peers}
         return {name: worker for name, worker in workers.items() if "error" not in worker.about}
 
-    def _worker(self, name):
+    def _worker(self, name, fresh):
+        if fresh and "version" in getattr(self.workers.get(name), "about", {}):
+            self.workers.pop(name).end()
         if name not in self.workers:
             worker = self.workers[name] = Worker(name, self.level)
             if "error" in worker.about:
                 tqdm.write(f"{name} is left out: {worker.about['error']}", file=sys.stderr)
+            else:
+                self.versions[name] = worker.about["version"]
         return self.workers[name]
 
 
@@ -107,7 +120,7 @@ def measure(work, crew, threads, rounds, budget, patience, pace):
     last workload of the kind: one that is sure to take several budgets is passed over.
     """
     rows, total = {}, None
-    facts = {"group": work.group, "name": work.name, "dtype": work.dtype, "flops": work.flops, "bytes": work.bytes}
+    facts = {key: getattr(work, key) for key in ("group", "name", "dtype", "flops", "bytes", "channels")}
     facts["wide"] = "float64" if work.dtype in ("float64", "complex128", "int64") else "float32"  # whose roof it is
     kind = (work.group, work.dtype)
     disturbed = []  # CPUs that others used, per round
@@ -115,8 +128,8 @@ def measure(work, crew, threads, rounds, budget, patience, pace):
         quiet.wait(patience, crew.pids)
         begin, others = perf_counter(), quiet.seconds_of_others(crew.pids)
         for count in threads:
-            for name, worker in crew.of(work.group).items():
-                if count > 1 and name.partition("@")[0] not in THREADED:
+            for name, worker in crew.of(work).items():
+                if count > 1 and name in SERIAL:
                     continue
                 row = rows.setdefault((name, count), {"peer": name, "threads": count, "level": worker.about["level"]})
                 if "error" in row or row.get("spent", 0) > budget:
@@ -139,7 +152,7 @@ def measure(work, crew, threads, rounds, budget, patience, pace):
                     row.pop("seconds", None)
                     continue
                 row["seconds"] = min(row.get("seconds", 1e9), answer["seconds"])
-                row["eps"] = answer["eps"]
+                row |= {key: answer[key] for key in ("eps", "scratch", "weights") if key in answer}
                 pace[(name, count, *kind)] = row["seconds"] / work.flops
                 if row["level"]:
                     row["peak"] = max(row.get("peak", 0), roof.fma(facts["wide"], row["level"], count))
@@ -155,30 +168,30 @@ def agree(work, a, b):
     if work.dtype.startswith(("int", "uint")):
         return a == b
     _, scale = work.expected()
-    return abs(a - b) <= 32 * np.finfo(work.dtype).eps * float(scale.max()) * prod(work.y) ** 0.5
+    return abs(a - b) <= 32 * np.finfo(work.dtype).eps * float(scale.max()) * prod(work.shape) ** 0.5
 
 
 def import_time():
     """Milliseconds of `import fastcorr` beyond numpy's, the least of seven."""
     code = "import numpy, time; t = time.perf_counter(); import fastcorr; print(1e3 * (time.perf_counter() - t))"
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(7)]
+    runs = [subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True).stdout for _ in range(7)]
     return min(float(text or "nan") for text in runs)
 
 
 def run(options):
     """All that was asked for, as a dict of plain values."""
     rows, pace, begin = [], {}, perf_counter()
-    chosen = [work for work in workloads() if work.group in options.group and (work.quick or not options.quick)]
+    chosen = [work for work in WORK if work.group in options.group and (work.quick or not options.quick)]
     effort = (3, 1) if options.quick else (5, 3)  # rounds, seconds for each peer
     with Crew(options.peers, options.level) as crew, tqdm(chosen, unit="workload", leave=False) as bar:
         for work in bar:
             bar.set_description(f"{work.group} {work.name}")
-            rows += measure(work, crew, options.threads, *effort, options.patience, pace)
-        versions = {n: w.about["version"] for n, w in crew.workers.items() if "version" in w.about}
+            rounds = 1 if work.group == "memory" else effort[0]
+            rows += measure(work, crew, options.threads, rounds, effort[1], options.patience, pace)
     machine = {"processor": processor(), "cpus": os.cpu_count(), "python": platform.python_version()}
     return {
         "machine": machine,
-        "versions": versions,
+        "versions": crew.versions,
         "minutes": (perf_counter() - begin) / 60,
         "import_ms": import_time() if "fastcorr" in options.peers else None,
         "rows": rows,
@@ -198,7 +211,7 @@ def main():
     default_threads = sorted({1, os.cpu_count() or 1})
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--group", type=names(GROUPS), default=GROUPS, help=f"of {','.join(GROUPS)} (default: all)")
-    parser.add_argument("--peers", type=names(PEERS), default=tuple(PEERS), help=f"of {','.join(PEERS)}")
+    parser.add_argument("--peers", type=names(PEERS), default=PEERS, help=f"of {','.join(PEERS)}")
     counts = lambda text: [int(n) for n in text.split(",")]  # noqa: E731
     parser.add_argument("--threads", type=counts, default=default_threads, help="numbers of threads, as 1,2")
     parser.add_argument("--level", help="FASTCORR_ISA for fastcorr (default: its own choice)")
@@ -206,7 +219,7 @@ def main():
     parser.add_argument("--patience", type=float, default=0, help="seconds to wait, per round, for others to be idle")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--load", type=Path, help="report from such a file, measure nothing")
-    parser.add_argument("--markdown", action="store_true", help="print the README's speed table")
+    parser.add_argument("--markdown", action="store_true", help="print the README's tables")
     options = parser.parse_args()
     results = json.loads(options.load.read_text()) if options.load else run(options)
     if options.json:

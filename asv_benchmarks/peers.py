@@ -1,19 +1,23 @@
 """The libraries that are compared, one function each, and the worker process that runs one of them.
 
-A peer is called with a Workload and a number of threads and returns the finished call without arguments, everything
-prepared that is not correlation: arrays converted, borders made where the library has none of the kind. It raises
-UnsupportedError where the library has no such call. Peers import only what they are.
+A peer is called with a Workload or a Layer and a number of threads and returns the finished call without arguments,
+everything prepared that is not correlation: arrays converted, borders made where the library has none of the kind. It
+raises UnsupportedError where the library has no such call. Peers import only what they are.
 """
 
+import ctypes
 import os
 import pickle
 import sys
+from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from time import perf_counter
 from timeit import Timer
 
 import numpy as np
+from benchmarks.common import array_of
 
 
 class UnsupportedError(Exception):
@@ -29,8 +33,8 @@ def fastcorr(work, threads):
     import fastcorr
 
     fastcorr.set_num_threads(threads)
-    options = work.options | ({"out": np.empty(work.y, work.dtype)} if work.out else {})
-    return partial(fastcorr.correlate, *work.arrays(), **options)
+    options = work.options | ({"out": np.empty(work.shape, work.dtype)} if work.out else {})
+    return partial(getattr(fastcorr, work.function), *work.arrays(), **options)
 
 
 def numpy(work, threads):
@@ -46,7 +50,7 @@ def opencv(work, threads):
     cv2.setNumThreads(threads)
     x, k = work.arrays()
     border = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}[work.boundary]
-    options = {"dst": np.empty(work.y, work.dtype)} if work.out else {}
+    options = {"dst": np.empty(work.shape, work.dtype)} if work.out else {}
     return partial(cv2.filter2D, x, -1, k, borderType=border, **options)
 
 
@@ -56,11 +60,11 @@ def scipy_ndimage(work, threads):
     x, k = work.arrays()
     options = {"mode": {"constant": "constant", "reflect": "mirror"}[work.boundary]}
     if work.out:
-        options["output"] = np.empty(work.y, work.dtype)
+        options["output"] = np.empty(work.shape, work.dtype)
     correlate = ndimage.correlate1d if x.ndim == 1 else ndimage.correlate
     if work.mode == "same":
         return partial(correlate, x, k, **options)
-    inner = tuple(slice(m // 2, m // 2 + n) for m, n in zip(k.shape, work.y, strict=True))
+    inner = tuple(slice(m // 2, m // 2 + n) for m, n in zip(k.shape, work.shape, strict=True))
     return lambda: correlate(x, k, **options)[inner]  # it has no "valid"
 
 
@@ -88,7 +92,62 @@ def torch(work, threads):
     return partial(getattr(torch, f"conv{len(work.x)}d"), x, k)
 
 
-PEERS = {
+FOREVER = ExitStack()  # a mode of torch ends as soon as nobody holds it
+
+
+def torch_layer(work, threads, layout=None):
+    """With `layout`, arrays that have their channels last in memory from the start."""
+    import torch
+
+    rank, dtype, backward = len(work.padding), work.dtype, torch.ops.aten.convolution_backward.default
+    need(rank <= 3 and dtype.startswith("float"), "up to three axes of floats only")
+    need(rank > 1 or not layout, "no such layout of one axis")
+    torch.set_num_threads(threads)
+    FOREVER.enter_context(torch.inference_mode())
+    arrays = [torch.from_numpy(a) for a in work.arrays()]
+    if layout:
+        arrays = [a.to(memory_format=getattr(torch, f"{layout}_3d" if rank == 3 else layout)) for a in arrays]
+    steps = [work.stride] * rank, work.padding, [work.dilation] * rank
+    if work.function == "conv_vjp":
+        return partial(backward, *arrays, None, *steps, False, [0] * rank, work.groups, work.options["need"])
+    if work.function == "conv":
+        return partial(getattr(torch, f"conv{rank}d"), *arrays, None, *steps, work.groups)
+    options = {"stride": steps[0], "padding": steps[1], "dilation": steps[2], "output_padding": work.output_padding}
+    return partial(getattr(torch, f"conv_transpose{rank}d"), *arrays, **options, groups=work.groups)
+
+
+def onnxruntime(work, threads):
+    """A model of one node with constant weights, which it packs beforehand, between arrays that exist."""
+    need(work.function != "conv_vjp" and work.dtype == "float32", "no gradients, and float32 only")
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+
+    data, weights = work.arrays()
+    rank, y = len(work.padding), np.empty(work.shape, work.dtype)
+    attributes = {"strides": [work.stride] * rank, "dilations": [work.dilation] * rank, "pads": work.padding * 2}
+    if work.function == "conv_transpose":
+        attributes["output_padding"] = work.output_padding
+    kind = {"conv": "Conv", "conv_transpose": "ConvTranspose"}[work.function]
+    node = helper.make_node(kind, ["x", "w"], ["y"], group=work.groups, **attributes)
+    ends = (helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in (("x", data), ("y", y)))
+    graph = helper.make_graph([node], kind, *([end] for end in ends), [numpy_helper.from_array(weights, "w")])
+    opset = helper.make_opsetid("", 17)  # of 2022: every runtime since then reads it
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    binding = session.io_binding()  # a little faster than run()
+    binding.bind_cpu_input("x", data)
+    binding.bind_ortvalue_output("y", ort.OrtValue.ortvalue_from_numpy(y))
+
+    def call():
+        session.run_with_iobinding(binding)
+        return y
+
+    return call
+
+
+SIGNALS = {
     "fastcorr": fastcorr,
     "numpy": numpy,
     "opencv": opencv,
@@ -97,14 +156,30 @@ PEERS = {
     "scipy.oaconvolve": partial(scipy_signal, name="oaconvolve"),
     "torch": torch,
 }
-MODULES = {"opencv": "cv2", "scipy.oaconvolve": "scipy.signal"}  # where the name of the module differs
-THREADED = {"fastcorr", "opencv", "scipy.signal", "scipy.oaconvolve", "torch"}
+LAYERS = {
+    "fastcorr": fastcorr,
+    "torch": torch_layer,
+    "torch.channels_last": partial(torch_layer, layout="channels_last"),
+    "onnxruntime": onnxruntime,
+}
+PEERS = tuple(SIGNALS | LAYERS)
+MODULES = {  # where the name of the module differs
+    "opencv": "cv2",
+    "scipy.oaconvolve": "scipy.signal",
+    "torch.channels_last": "torch",
+}
+SERIAL = {"numpy", "scipy.ndimage"}
+
+
+def able(work):
+    """{name: function} of the peers for this kind of work."""
+    return SIGNALS if work.function == "correlate" else LAYERS
 
 
 def look(work, result):
     """What is compared: samples against the definition, and the sum of all results against the other peers'."""
-    y = np.asarray(result)
-    y = y.reshape(y.shape[-len(work.y) :])  # without torch's batch and channel
+    y = array_of(result)
+    y = y.reshape(y.shape[-len(work.shape) :])  # without the batch and channel that torch gives signals
     fault, eps = work.fault(y)
     return {"fault": fault, "eps": eps, "sum": y.sum(dtype=np.result_type(y, np.float64))}
 
@@ -120,6 +195,23 @@ def seconds(call, budget):
     number = max(1, int(1e-3 / max(timer.timeit(1), 1e-7)))  # a sample is a millisecond at least
     repeats = max(3, int(0.03 / max(once, 1e-3)))
     return min(once, min(timer.repeat(repeats, number)) / number), result
+
+
+def scratch(call):
+    """Bytes that the memory of this process grew by during a call, at most, beyond the result; None where unknown."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # or the call could use again what the making of its arrays has freed
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is now
+    except (AttributeError, OSError, TypeError):  # not Linux, or another C library
+        return None
+    before = resident("VmRSS")
+    result = call()
+    return resident("VmHWM") - before - array_of(result).nbytes
+
+
+def resident(name):
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{name}:")[2].split()[0]) << 10
 
 
 def main():
@@ -147,9 +239,10 @@ def main():
             return None
         try:
             if ready != (work, threads):
-                call, ready = PEERS[name](work, threads), request[:2]
+                call, ready = able(work)[name](work, threads), request[:2]
+            memory = {"scratch": scratch(call), "weights": work.array("w").nbytes} if work.group == "memory" else {}
             least, result = seconds(call, budget)
-            answer(seconds=least, **look(work, result))
+            answer(seconds=least, **look(work, result), **memory)
         except Exception as error:  # any failure of a peer is an answer: it is named, and its time does not count
             answer(unsupported=isinstance(error, UnsupportedError), error=str(error).partition("\n")[0])
 

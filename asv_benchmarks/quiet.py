@@ -13,7 +13,7 @@ def seconds_of_others(ours):
     if not STAT.exists():  # not Linux: as if nobody else ran
         return 0.0
     user, nice, system, _, _, irq, softirq, steal, *_ = map(int, STAT.read_text().split(None, 11)[1:11])
-    own = sum(os.times()[:2])
+    own = sum(os.times()[:4])  # with what children used that have ended
     for pid in ours:
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -15,6 +15,34 @@ README = (
     ("small", "1000 * 5 float32"),
     ("small", "28x28 * 3x3 float32"),
 )
+README_LAYERS = (
+    ("layer", "8x64x56x56 * 64x64x3x3 float32"),
+    ("layer", "8x512x7x7 * 512x512x3x3 float32"),
+    ("layer", "8x3x224x224 * 64x3x7x7 stride 2 float32"),
+    ("depthwise", "1x240x28x28 * 240x1x5x5 groups 240 float32"),
+    ("gradient", "gw of 8x64x56x56 * 64x64x3x3 float32"),
+    ("layer64", "1x64x56x56 * 64x64x3x3 float64"),
+)
+# Kinds of cells, as they are named and as they are known.
+EVERY = ("", lambda row: True)
+WIDE = (", channels >= 32", lambda row: row["channels"] >= 32)
+WEAK = (", 512 x 7x7, first, depthwise", lambda row: row["channels"] < 32 or "512x7x7" in row["name"])
+# Time of the fastest of the peers whose names begin so, over fastcorr's: its target, and what of which cells meets it.
+TIMES = (
+    ("image", "opencv", 1, min, EVERY),
+    ("image", "scipy.ndimage", 20, geometric_mean, EVERY),
+    ("image", "scipy.signal", 20, geometric_mean, EVERY),
+    ("volume", "scipy.ndimage", 20, min, EVERY),
+    ("signal", "numpy", 1, min, EVERY),
+    ("small", "numpy", 1, min, EVERY),
+    ("layer", "", 1, min, EVERY),
+    ("gradient", "torch", 1, min, EVERY),
+    ("gradient", "torch", 3, min, WEAK),
+    ("depthwise", "", 1.3, min, EVERY),
+    ("transpose", "torch", 1, min, EVERY),
+    ("layer64", "torch", 3, min, EVERY),
+    ("smalllayer", "torch", 1, min, EVERY),
+)
 
 
 def steady(results):
@@ -71,11 +99,14 @@ def tables(results):
             for peer in peers:
                 row = rows.get(peer, {})
                 text = span(row["seconds"]) if "seconds" in row else row.get("error", "")[:20]
+                times = over(row, rows.get("fastcorr"))
+                if row.get("scratch") is not None:
+                    text += f" +{row['scratch'] / 2**20:.1f} MiB"
+                elif times and peer not in ours:
+                    text += f" {f'({times:.3g}x)':>8}"
                 if peer in ours:
                     speed = rate(row) or 0
                     text = f"{text:>20} {speed / 1e9:7.1f} {speed / row.get('peak', 1e99):4.2f}"
-                elif times := over(row, rows.get("fastcorr")):
-                    text += f" {f'({times:.3g}x)':>8}"
                 line.append(f"{text:>20}")
             print(*line)
 
@@ -92,7 +123,7 @@ def figures(results):
     others = {(row["group"], row["name"]): row["others"] for row in results["rows"]}
     busy = sum(share > 0.1 for share in others.values())
     print(f"others used more than 0.1 CPU in every round of {busy} of {len(others)} workloads")
-    print(f"\n{'figure':74} target reached")
+    print(f"\n{'figure':80} target reached")
     for level in ("x86_64_v3", "x86_64_v4"):
         for group, target in (("incache", 0.80), ("tile", 0.95)):
             for dtype in ("float32", "float64"):
@@ -104,16 +135,17 @@ def figures(results):
             judge(f"{on} / 1 thread, compute-bound calls over 2 ms", 0.95 * count, scaling(found, count))
         values = collect(found, "copy", count, lambda rows: bandwidth(rows.get("fastcorr")))
         judge(f"copy: 3x3 on 4096x4096, part of the copy bandwidth, {on}", 0.7, values)
-        for group, peer, target, pick in (
-            ("image", "opencv", 1, min),
-            ("image", "scipy.ndimage", 20, geometric_mean),
-            ("image", "scipy.signal", 20, geometric_mean),
-            ("volume", "scipy.ndimage", 20, min),
-            ("signal", "numpy", 1, min),
-            ("small", "numpy", 1, min),
-        ):
-            values = collect(found, group, count, lambda rows: over(rows.get(peer), rows.get("fastcorr")))  # noqa: B023
-            judge(f"{group}: time of {peer} / fastcorr, {on}, {pick.__name__}", target, values, pick)
+        for group, start, target, pick, (kind, keep) in TIMES:
+            value = lambda rows: over(fastest(rows, start), rows.get("fastcorr"))  # noqa: B023, E731
+            values = collect(found, group, count, value, keep)
+            where = f"{kind}, {on}, {pick.__name__}"
+            judge(f"{group}: time of {start or 'the best'} / fastcorr{where}", target, values, pick)
+        for group, target in (("layer", 0.90), ("gradient", 0.85)):
+            values = collect(found, group, count, lambda rows: part(rows.get("fastcorr")), WIDE[1])
+            judge(f"{group}: part of the FMA peak{WIDE[0]}, {on}", target, values)
+        judge(f"grouped: rate of 4 groups / 1, {on}", 0.9, grouped(found, count))
+        values = collect(found, "memory", count, lambda rows: thrift(rows.get("fastcorr")))
+        judge(f"memory: 4 MiB and one copy of w / what is used beside the result, {on}", 1, values)
         for dtypes, base, target in (
             (("int32", "uint8->int32"), "float32", 0.5),
             (("complex64",), "float32", 0.8),
@@ -124,22 +156,39 @@ def figures(results):
     errors = {row["name"]: 2.5 / row["eps"] for row in results["rows"] if row["peer"] == "fastcorr" and row.get("eps")}
     judge("2.5 eps sum |x||k| / error", 1, {name: value for name, value in errors.items() if "complex" not in name})
     if results["import_ms"]:
-        print(f"{'import beyond numpy, ms':74} {30:6} {results['import_ms']:7.1f}")
+        print(f"{'import beyond numpy, ms':80} {30:6} {results['import_ms']:7.1f}")
     for peer, error in sorted({(row["peer"], row["error"]) for row in results["rows"] if row.get("error")}):
         names = [f"{r['group']} {r['name']}" for r in results["rows"] if (r["peer"], r.get("error")) == (peer, error)]
         print(f"{peer}: {error}: {', '.join(dict.fromkeys(names))}")
 
 
-def collect(found, group, count, value):
-    """{workload: value(rows)} of a group's cells where there is a value."""
-    values = {name: value(rows) for (g, name, threads), rows in found.items() if (g, threads) == (group, count)}
+def collect(found, group, count, value, keep=EVERY[1]):
+    """{workload: value(rows)} of a group's cells that are to be kept, where there is a value."""
+    here = {name: rows for (g, name, threads), rows in found.items() if (g, threads) == (group, count)}
+    values = {name: value(rows) for name, rows in here.items() if all(map(keep, rows.values()))}
     return {name: v for name, v in values.items() if v}
+
+
+def fastest(rows, start):
+    """The row with the highest rate of the peers whose names begin so."""
+    others = [row for peer, row in rows.items() if peer.startswith(start) and not peer.startswith("fastcorr")]
+    return max(filter(rate, others), key=rate, default=None)
+
+
+def part(row):
+    """Of the FMA peak."""
+    return rate(row) / row["peak"] if rate(row) and "peak" in row else None
+
+
+def thrift(row):
+    """Memory a layer may take over memory it took."""
+    used = row.get("scratch") if row else None
+    return None if used is None else (row["weights"] + (4 << 20)) / max(used, 1)
 
 
 def share(rows, level, dtype):
     """The part of the FMA peak that fastcorr reaches at this level."""
-    row = next((row for row in rows.values() if row["level"] == level and row["dtype"] == dtype), None)
-    return rate(row) / row["peak"] if rate(row) else None
+    return part(next((row for row in rows.values() if row["level"] == level and row["dtype"] == dtype), None))
 
 
 def bandwidth(row):
@@ -169,28 +218,42 @@ def relative(found, dtypes, base, count):
     return {name: v for name, v in values.items() if v}
 
 
+def grouped(found, count):
+    """Rate of each layer with groups over that of the layer without on the same data."""
+    rates = collect(found, "grouped", count, lambda rows: rate(rows.get("fastcorr")))
+    dense = {name.partition(" ")[0]: value for name, value in rates.items() if "groups" not in name}
+    data = {name: name.partition(" ")[0] for name in rates if "groups" in name}
+    return {name: rates[name] / dense[x] for name, x in data.items() if x in dense}
+
+
 def judge(figure, target, values, pick=min):
     """One line: met or missed; then the cells that are below, unless the figure is a mean."""
     if not values:
         return
     reached = pick(values.values())
-    print(f"{figure:74} {target:6.2f} {reached:7.3f}  {'ok' if reached >= target else 'MISSED'} ({len(values)} cells)")
+    print(f"{figure:80} {target:6.2f} {reached:7.3f}  {'ok' if reached >= target else 'MISSED'} ({len(values)} cells)")
     if pick is min:
         for name, value in values.items():
             if value < target:
-                print(f"    {name:70} {value:14.3f}")
+                print(f"    {name:76} {value:14.3f}")
 
 
 def markdown(results):
-    """The README's table: fastcorr's time with one thread and with all, then how many times longer each peer takes."""
+    """The README's tables: fastcorr's time with one thread and with all, then how many times longer each peer takes."""
     found = cells(results)
     counts = sorted({count for _, _, count in found})
-    peers = [peer for peer in results["versions"] if not peer.startswith("fastcorr")]
-    print("\n| call |", " | ".join([*(f"fastcorr, {n} thread{'s' * (n > 1)}" for n in counts), *peers]), "|")
-    print("|---|" + "---:|" * (len(counts) + len(peers)))
-    for group, name in README:
-        rows = [found.get((group, name, count), {}) for count in counts]
-        if all(rate(cell.get("fastcorr")) for cell in rows):
+    for marker, places in (("speed", README), ("layers", README_LAYERS)):
+        lines = [(name, [found.get((group, name, count), {}) for count in counts]) for group, name in places]
+        lines = [(name, rows) for name, rows in lines if all(rate(cell.get("fastcorr")) for cell in rows)]
+        named = [peer for peer in results["versions"] if any(peer in rows[-1] for _, rows in lines)]
+        peers = [peer for peer in named if not peer.startswith("fastcorr")]
+        if not lines:
+            continue
+        print(f"\n<!-- {marker} -->")
+        print("| call |", " | ".join([*(f"fastcorr, {n} thread{'s' * (n > 1)}" for n in counts), *peers]), "|")
+        print("|---|" + "---:|" * (len(counts) + len(peers)))
+        for name, rows in lines:
             ratios = [over(rows[-1].get(peer), rows[-1]["fastcorr"]) for peer in peers]
             line = [name, *(span(cell["fastcorr"]["seconds"]) for cell in rows)]
             print("|", " | ".join([*line, *(f"{float(f'{ratio:.2g}'):g}x" if ratio else "" for ratio in ratios)]), "|")
+        print(f"<!-- /{marker} -->")

@@ -8,9 +8,40 @@ from math import prod
 import numpy as np
 
 
+class Checked:
+    """The part of a workload that checks results: `shape` and `dtype` are theirs, `expected` knows them in places."""
+
+    looks = 500
+
+    def places(self):
+        """Where results are looked at: `looks` places anywhere, and every corner."""
+        anywhere = np.random.default_rng(1).integers(0, self.shape, (self.looks, len(self.shape)))
+        return tuple(np.vstack([anywhere, list(product(*((0, n - 1) for n in self.shape)))]).T)
+
+    def fault(self, y):
+        """(what is wrong with the result or "", largest error in units of eps sum |x||k|)."""
+        if y.shape != self.shape or y.dtype != self.dtype:
+            return f"is {y.dtype} of shape {y.shape}", np.inf
+        return self.sample_fault(y[self.places()])
+
+    def sample_fault(self, samples):
+        """`fault` of the samples at `places`. FFT methods may err by some eps of the largest result."""
+        exact, scale = self.expected()
+        error = np.abs(samples - exact)
+        if samples.dtype.kind in "iu":
+            return ("" if (error == 0).all() else "differs from the definition"), 0.0
+        eps = np.finfo(samples.dtype).eps
+        wrong = not (error <= 32 * eps * scale.max()).all()  # a NaN is wrong too
+        relative = error / np.maximum(scale, np.finfo(scale.dtype).tiny)  # a strided gradient has sums of nothing
+        return ("differs from the definition" if wrong else ""), float(relative.max() / eps)
+
+
 @dataclass(frozen=True)
-class Workload:
+class Workload(Checked):
     """One call of correlate; `quick` says whether a hurried run keeps it."""
+
+    function = "correlate"
+    channels = 1
 
     group: str
     x: tuple
@@ -28,25 +59,26 @@ class Workload:
         return " ".join([shape, "*", kernel, f"{self.data}->{self.dtype}" if self.data else self.dtype])
 
     @property
-    def y(self):
+    def shape(self):
+        """Of the result."""
         return tuple(n - m + 1 for n, m in zip(self.x, self.k, strict=True)) if self.mode == "valid" else self.x
 
     @property
     def flops(self):
         """Multiplications and additions of the definition; a complex tap has eight."""
-        return (8 if self.dtype.startswith("complex") else 2) * prod(self.y) * prod(self.k)
+        return (8 if self.dtype.startswith("complex") else 2) * prod(self.shape) * prod(self.k)
 
     @property
     def bytes(self):
         """Every sample read once, every result written once."""
-        return np.dtype(self.data or self.dtype).itemsize * prod(self.x) + np.dtype(self.dtype).itemsize * prod(self.y)
+        arrays = (self.data or self.dtype, self.x), (self.dtype, self.shape)
+        return sum(np.dtype(dtype).itemsize * prod(shape) for dtype, shape in arrays)
 
     @property
     def options(self):
         """What the call says beside the arrays: no defaults, as a user would write it."""
-        named = {"mode": (self.mode, "valid"), "boundary": (self.boundary, "constant")}
         cast = {"dtype": self.dtype} if self.data else {}
-        return {n: v for n, (v, default) in named.items() if v != default} | cast
+        return beside_defaults(mode=(self.mode, "valid"), boundary=(self.boundary, "constant")) | cast
 
     def arrays(self):
         return noise(self.x, self.data or self.dtype), noise(self.k, self.dtype)
@@ -57,11 +89,6 @@ class Workload:
         x = self.arrays()[0].astype(self.dtype, copy=False)
         return x if self.mode == "valid" else np.pad(x, [(m // 2, m - 1 - m // 2) for m in self.k], self.boundary)
 
-    def places(self):
-        """Where results are looked at: 500 places anywhere, and every corner."""
-        anywhere = np.random.default_rng(1).integers(0, self.y, (500, len(self.y)))
-        return tuple(np.vstack([anywhere, list(product(*((0, n - 1) for n in self.y)))]).T)
-
     @lru_cache(1)  # noqa: B019
     def expected(self):
         """(the definition, sum of |x||k|) at `places`, in long double or exactly."""
@@ -71,27 +98,23 @@ class Workload:
         windows, k = windows.astype(wide), k.astype(wide).ravel()
         return windows @ k, np.abs(windows) @ np.abs(k)
 
-    def fault(self, y):
-        """(what is wrong with the result or "", largest error in units of eps sum |x||k|)."""
-        if y.shape != self.y or y.dtype != self.dtype:
-            return f"is {y.dtype} of shape {y.shape}", np.inf
-        return self.sample_fault(y[self.places()])
 
-    def sample_fault(self, samples):
-        """`fault` of the samples at `places`. FFT methods may err by some eps of the largest result."""
-        exact, scale = self.expected()
-        error = np.abs(samples - exact)
-        if samples.dtype.kind in "iu":
-            return ("" if (error == 0).all() else "differs from the definition"), 0.0
-        eps = np.finfo(samples.dtype).eps
-        wrong = not (error <= 32 * eps * scale.max()).all()  # a NaN is wrong too
-        return ("differs from the definition" if wrong else ""), float((error / scale).max() / eps)
+def array_of(result):
+    """The one array of a result; of several gradients all others are None."""
+    if isinstance(result, tuple):
+        result = next(part for part in result if part is not None)
+    return np.asarray(result)
 
 
-@lru_cache(2)
-def noise(shape, dtype):
+def beside_defaults(**options):
+    """{option: value} of those (value, default) that differ."""
+    return {name: value for name, (value, default) in options.items() if value != default}
+
+
+@lru_cache(3)
+def noise(shape, dtype, seed=0):
     """Seeded values without a pattern: floats in -1 to 1, small integers, complex numbers."""
-    rng, dtype = np.random.default_rng(0), np.dtype(dtype)
+    rng, dtype = np.random.default_rng(seed), np.dtype(dtype)
     if dtype.kind in "iu":
         return rng.integers(0 if dtype.kind == "u" else -100, 100, shape, dtype)
     if dtype.kind == "c":
