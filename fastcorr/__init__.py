@@ -10,7 +10,7 @@
     conv, conv_transpose, local_conv and every gradient        nn.py, gradients.py; layers.py keeps weights
       -> Contraction                 contraction.py    which array of <g, conv(x, w)> from the other two
       -> contract                    planner.py        direct, or the definition
-           -> Dense, Weights         kernels/<isa>/<element>/dense, weights
+           -> Dense, Weights, Local  kernels/<isa>/<element>/dense, weights, local
 
 reference.py is the definition; boundary.py, threads.py and isa.py say how signals go on past their ends, how many
 threads a call may use and which instruction set it runs on.

@@ -292,7 +292,7 @@ def _rebuild(p, x_dtype, k, method):
 
 
 class Layers:
-    """The compiled loops of kernels/dense.pyx and kernels/weights.pyx."""
+    """The compiled loops of kernels/dense.pyx, kernels/weights.pyx and kernels/local.pyx."""
 
     name = "direct"
 
@@ -301,15 +301,14 @@ class Layers:
         """Why this method cannot serve the Contraction; None if it can."""
         if kernels.find("dense", form.dtype) is None:
             return f"no kernel for {form.dtype}"
-        if form.local:
-            return "no kernel for weights that differ from one output position to the next"
         return None
 
     @staticmethod
     def run(form, a, b, bias, out, level, count):
         """`out` = the result of real operands; `count` threads, or as many as the work is worth."""
-        row = kernels.find("weights" if form.result == "w" else "dense", form.dtype)
-        if form.result != "w":  # the kernel takes the weights first, in its own type
+        family = "local" if form.local else "weights" if form.result == "w" else "dense"
+        row = kernels.find(family, form.dtype)
+        if family == "dense":  # it takes the weights first, in its own type
             a, b = np.ascontiguousarray(b, row.element), a
         if bias is not None:
             bias = np.ascontiguousarray(bias, row.element)

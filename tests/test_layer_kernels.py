@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from common import DTYPES, LEVELS, RULES, same_bits, whole
+from common import DTYPES, LEVELS, RULES, laid_out, same_bits, whole
 
 import fastcorr
 from fastcorr import planner
@@ -32,8 +32,13 @@ def real(rng, shape, dtype):
     return rng.standard_normal(shape).astype(dtype)
 
 
+def shared(x, w, dtype="float32", local=False, **options):
+    """The Contraction of a `conv`; if `local`, with as many such kernels as it has output positions."""
+    return replace(layer(x, w, None, np.dtype(dtype), **options)[0], local=local)
+
+
 def check(x, w, dtype, level, counts=(1, 2, 3), results=RESULTS, **options):
-    form, _ = layer(x, w, None, np.dtype(dtype), **options)
+    form = shared(x, w, dtype, **options)
     for result in results:
         one = replace(form, result=result)
         a, b, bias = operands(one)
@@ -59,14 +64,19 @@ def random_options(rng):
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_random(dtype, level):
+@pytest.mark.parametrize("local", [False, True])
+def test_random(local, dtype, level):
     rng, done = np.random.default_rng(DTYPES.index(dtype)), 0
     while done < 25:
         x, w, options = random_options(rng)
+        if local:  # few batch entries, a vector or more, more than a block of them, more than a chunk
+            x, options["local"] = (int(rng.choice([1, 2, 3, 5, 17, 70, 140])), *x[1:]), True
         fill = bool(rng.integers(2)) if dtype == "bool" else int(rng.integers(3))
         try:
-            layer(x, w, None, np.dtype(dtype), **options)
+            form = shared(x, w, dtype, **options)
         except ValueError:
+            continue
+        if form.flops > 3e5 and local:
             continue
         results = ("y",) if dtype == "bool" else RESULTS
         check(x, w, dtype, level, (1, 2), results, fill=fill, **options)
@@ -94,12 +104,33 @@ LARGE = {
 }
 
 
+# The same for kernels of their own: lanes, rows, channels, boxes, chunks, with few batch entries and with many.
+LOCAL = {
+    "few-entries": ((2, 3, 12, 40), (17, 3, 3, 3), {"padding": 1}),
+    "few-channels": ((1, 1, 40, 30), (1, 1, 3, 3), {"padding": 1}),
+    "a-batch": ((21, 3, 9, 18), (7, 3, 3, 3), {"padding": 1}),
+    "a-batch-in-blocks": ((130, 2, 6, 7), (3, 2, 2, 3), {}),
+    "many-rows": ((2, 3, 4, 5), (300, 3, 3, 3), {}),
+    "many-rows-in-a-batch": ((9, 3, 4, 5), (150, 3, 3, 3), {}),
+    "many-channels": ((3, 150, 5, 5), (9, 150, 3, 3), {}),
+    "many-channels-in-a-batch": ((30, 150, 5, 5), (4, 150, 3, 3), {}),
+    "boxes-that-overlap": ((40, 3, 70, 66), (2, 3, 3, 5), {"padding": 2}),
+    "a-long-line": ((3, 1, 9000), (2, 1, 5), {"stride": 2}),
+    "a-kernel-of-many-taps": ((2, 2, 24, 25), (9, 2, 20, 21), {"padding": (0, 1)}),
+    "residues": ((3, 4, 20, 23), (9, 4, 3, 3), {"dilation": (4, 3), "stride": (6, 2), "padding": 3}),
+    "rank-3": ((5, 2, 6, 7, 9), (6, 2, 2, 3, 2), {"padding": 1, "stride": (1, 2, 1)}),
+    "depthwise": ((4, 9, 8, 9), (18, 1, 3, 3), {"groups": 9, "padding": 1}),
+    "no-axes": ((6, 70), (80, 70), {}),
+}
+LOCAL = {f"local-{name}": (x, w, {**options, "local": True}) for name, (x, w, options) in LOCAL.items()}
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "complex64"])
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", LARGE | LOCAL)
 def test_large(name, dtype, level):
-    x, w, options = LARGE[name]
-    if dtype == "complex64" and name not in ("lines-in-blocks", "depthwise"):
+    x, w, options = (LARGE | LOCAL)[name]
+    if dtype == "complex64" and name not in ("lines-in-blocks", "depthwise", "local-depthwise"):
         pytest.skip("parts are real contractions")
     check(x, w, dtype, level, **options)
 
@@ -118,10 +149,9 @@ def test_slices_one_after_the_other(dtype, level):
 
 
 @pytest.mark.parametrize("layout", ["F", "reversed", "strided", "misaligned", "swapped"])
-def test_layouts(layout):
-    from common import laid_out
-
-    form, _ = layer((2, 6, 12, 13), (9, 6, 3, 4), None, np.dtype("float32"), padding=1, stride=2)
+@pytest.mark.parametrize(("local", "batch"), [(False, 2), (True, 2), (True, 19)])
+def test_layouts(local, batch, layout):
+    form = shared((batch, 6, 12, 13), (9, 6, 3, 4), padding=1, stride=2, local=local)
     for result in RESULTS:
         one = replace(form, result=result)
         a, b, _ = operands(one)
@@ -129,12 +159,22 @@ def test_layouts(layout):
         assert np.array_equal(planner.contract(one, laid_out(a, layout), laid_out(b, layout), "direct"), want)
 
 
+def test_local_kernels_that_are_one():
+    """Weights may be a broadcast view: kernels that repeat along positions, channels that repeat within one."""
+    form = shared((2, 6, 12, 13), (9, 6, 3, 4), padding=1, local=True)
+    x, w, _ = operands(form)
+    for repeated in (w[:1, :1], w[..., :1, :, :], w[..., :1]):
+        repeated = np.broadcast_to(repeated, w.shape)
+        want = planner.contract(form, x, repeated, "reference")
+        assert np.array_equal(planner.contract(form, x, repeated, "direct"), want)
+
+
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", LARGE | LOCAL)
 class TestSameBits:
     def test_any_number_of_threads(self, name, level):
-        x, w, options = LARGE[name]
-        form, _ = layer(x, w, None, np.dtype("float32"), **options)
+        x, w, options = (LARGE | LOCAL)[name]
+        form = shared(x, w, **options)
         for result in RESULTS:
             one = replace(form, result=result)
             a, b, bias = operands(one, make=real)
@@ -144,15 +184,17 @@ class TestSameBits:
                 assert same_bits(got, want), f"result {result}, {count} threads"
 
     def test_any_batch(self, name, level):
-        x, w, options = LARGE[name]
-        form, _ = layer((3, *x[1:]), w, None, np.dtype("float32"), **options)
+        x, w, options = (LARGE | LOCAL)[name]
+        batch = 20 if options.get("local") else 3
+        form = shared((batch, *x[1:]), w, **options)
         for result in ("y", "x"):
             one = replace(form, result=result)
             a, b, _ = operands(one, make=real)
             whole_batch = planner.contract(one, a, b, "direct", level=level)
-            for n in range(3):
-                got = planner.contract(replace(one, batch=1), a[n : n + 1], b, "direct", level=level)
-                assert same_bits(got[0], whole_batch[n])
+            for some in (slice(0, 1), slice(batch - 1, batch), slice(1, 3), slice(0, batch - 1)):
+                entries = a[some]
+                got = planner.contract(replace(one, batch=len(entries)), entries, b, "direct", level=level)
+                assert same_bits(got, whole_batch[some])
 
 
 def test_the_same_window_anywhere():
@@ -167,9 +209,10 @@ def test_the_same_window_anywhere():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("result", RESULTS)
-def test_nan_stays_local(result, value):
+@pytest.mark.parametrize(("local", "batch"), [(False, 2), (True, 2), (True, 19)])
+def test_nan_stays_local(local, batch, result, value):
     """It reaches what the definition says, and no lane that is computed only to fill a tile."""
-    form, _ = layer((2, 3, 9, 21), (4, 3, 3, 3), None, np.dtype("float32"), padding=1, stride=(1, 2))
+    form = shared((batch, 3, 9, 21), (9, 3, 3, 3), padding=1, stride=(1, 2), local=local)
     one = replace(form, result=result)
     for which in (0, 1):
         arrays = operands(one)[:2]

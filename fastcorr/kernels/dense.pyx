@@ -330,7 +330,7 @@ cdef void pack_weights(const Job* job, const Block* b, Py_ssize_t taps, Scratch*
             while run < LANES and t + run < taps and s.source[t + run] == s.source[t] + run:
                 run += 1
             if run > 1 and n == LANES and <const char*>(p + (n - 1) * across + LANES) <= job.a_end:
-                turn(p, across, to, job.lanes)  # the next run covers what is too much of this one
+                turn(p, across, LANES, run, to, job.lanes)
             else:
                 for i in range(run):
                     pick(p + i, across, to + i * job.lanes, n)
@@ -386,7 +386,10 @@ cdef void leave_turned(const Job* job, const Block* b, Scratch* s) noexcept nogi
         for i in range(b.lines):
             for r in range(ceil_div(b.r1 - b.r0, LANES)):
                 for j in range(ceil_div(b.width, LANES)):
-                    turn(sums + j * LANES * job.lanes + r * LANES, job.lanes, s.line + j * LANES, width)
+                    turn(
+                        sums + j * LANES * job.lanes + r * LANES, job.lanes, min(<Py_ssize_t>LANES, b.width - j * LANES), LANES,
+                        s.line + j * LANES, width,
+                    )
                 y = <char*>y_row(job, b, e, b.r0 + r * LANES) + i * line.y
                 for j in range(min(<Py_ssize_t>LANES, b.r1 - b.r0 - r * LANES)):
                     if plain:

@@ -7,7 +7,7 @@ type and stride into contiguous `real`s, `store` takes them back out, `gather` a
 from libc.stdint cimport int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, int64_t, uint64_t
 cimport numpy as cnp
 
-from .tile cimport LANES, real, vec
+from .tile cimport LANES, real, turn, vec
 
 cdef extern from "half.h":
     ctypedef struct half:
@@ -278,3 +278,24 @@ cdef inline void copy_line(const real* p, real* to, Py_ssize_t n) noexcept nogil
         return
     for i in range(n):
         to[i] = p[i]
+
+
+cdef inline void transpose(
+    const real* p, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t columns, real* to, Py_ssize_t to_step
+) noexcept nogil:
+    """to[j][i] = p[i][j] for `rows` lines of `columns` reals, `step` apart.
+
+    Whole vectors are read, of fewer columns than a vector has past the last, and written: past the last row.
+    """
+    cdef Py_ssize_t i, j
+    for i in range((rows + LANES - 1) // LANES):
+        i *= LANES
+        j = 0
+        while j < columns:
+            if j + LANES > columns >= LANES:
+                j = columns - LANES
+            turn(
+                p + i * step + j, step, min(<Py_ssize_t>LANES, rows - i), min(<Py_ssize_t>LANES, columns - j),
+                to + j * to_step + i, to_step,
+            )
+            j += LANES

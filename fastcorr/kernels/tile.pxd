@@ -414,13 +414,18 @@ cdef inline always_inline_void _riffle(const local_vec* a, local_vec* b) noexcep
         b[2 * i + 1] = vec_upper(a[i], a[i + LANES // 2])
 
 
-cdef inline void turn(const real* p, Py_ssize_t step, real* to, Py_ssize_t to_step) noexcept nogil:
-    """Transpose LANES x LANES reals, lines `step` apart, to lines `to_step` apart: log2(LANES) riffles of all lines."""
+cdef inline void turn(
+    const real* p, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t columns, real* to, Py_ssize_t to_step
+) noexcept nogil:
+    """to[j][i] = p[i][j] for `rows` lines of `columns` reals, at most LANES of each, in log2(LANES) riffles.
+
+    Whole vectors are read, and written: past the last row.
+    """
     cdef local_vec a[MAX_LANES]
     cdef local_vec b[MAX_LANES]
     cdef int i
     for i in range(LANES):
-        a[i] = (<const vec*>(p + i * step))[0]
+        a[i] = (<const vec*>(p + min(<Py_ssize_t>i, rows - 1) * step))[0]
     if LANES > 1:
         _riffle(a, b)
     if LANES > 2:
@@ -430,4 +435,5 @@ cdef inline void turn(const real* p, Py_ssize_t step, real* to, Py_ssize_t to_st
     if LANES > 8:
         _riffle(b, a)
     for i in range(LANES):
-        (<vec*>(to + i * to_step))[0] = b[i] if LANES == 2 or LANES == 8 else a[i]
+        if i < columns:
+            (<vec*>(to + i * to_step))[0] = b[i] if LANES == 2 or LANES == 8 else a[i]

@@ -163,7 +163,7 @@ cdef void gather_patch(
                 )
             to = s.panel + i * job.columns * channels + block * LANES
             for v in range(0 if job.turned else ceil_div(count, LANES)):
-                turn(s.line + v * LANES, wide, to + v * LANES * channels, channels)
+                turn(s.line + v * LANES, wide, n, LANES, to + v * LANES * channels, channels)
 
 
 cdef void load_patch(
@@ -205,7 +205,7 @@ cdef void turn_patch(
                 )
             to = s.packed + i * width * job.lanes + block * LANES
             for j in range(ceil_div(width, LANES)):  # the next line covers what is too much
-                turn(s.line + j * LANES, wide, to + j * LANES * job.lanes, job.lanes)
+                turn(s.line + j * LANES, wide, LANES, LANES, to + j * LANES * job.lanes, job.lanes)
 
 
 cdef void add_turned(
@@ -331,7 +331,7 @@ cdef void leave(const Job* job, const Unit* u, Scratch* s) noexcept nogil:
                         else:
                             sums += r * job.lanes + (k + i) % bs * channels
                     copy_line(sums + block * LANES, s.line + i * LANES, LANES)
-                turn(s.line, LANES, s.line + LANES * LANES, LANES)
+                turn(s.line, LANES, m, n, s.line + LANES * LANES, LANES)
                 to = row + k // taps * step_c + k % taps // bs * step_a + k % bs * step_b
                 for c in range(n):
                     store(type, s.line + (LANES + c) * LANES, to + c * (step_r if job.turned else step_c), m, step_b)
