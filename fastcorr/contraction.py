@@ -20,7 +20,7 @@ The two operands come in the order (x, w), (y, w), (y, x). With ``local``, w has
 position, w[i, g, o, c, j].
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import prod
 from operator import index
@@ -81,24 +81,53 @@ class Contraction:
         """Multiplications and additions of the definition, complex arithmetic counted in reals."""
         return (8 if self.dtype.kind == "c" else 2) * prod(self.shapes["y"]) * self.channels * prod(self.kernel)
 
+    @cached_property
+    def _hash(self):
+        return hash(tuple(getattr(self, f.name) for f in fields(self)))
+
+    def __hash__(self):
+        return self._hash  # kernels are found by it, and a small layer has no time to compute it again
+
+    @cached_property
+    def siblings(self):
+        """The three contractions by result."""
+        return {result: self if result == self.result else replace(self, result=result) for result in OPERANDS}
+
     def forward(self):
         """Its sibling that computes y from (x, w)."""
-        return replace(self, result="y")
+        return self.siblings["y"]
 
     def input_grad(self):
         """Its sibling that computes x from (y, w)."""
-        return replace(self, result="x")
+        return self.siblings["x"]
 
     def weight_grad(self):
         """Its sibling that computes w from (y, x)."""
-        return replace(self, result="w")
+        return self.siblings["w"]
 
     def part(self, name):
         """The real Contraction for the `name` ("real", "imag") part of a complex operand beside a real one."""
         return replace(self, dtype=np.empty(0, self.dtype).real.dtype, fill=getattr(self.fill, name))
 
 
-def layer(
+_layers: dict = {}  # what `layer` found, by how its arguments are written: 1 and 1.0 are equal, but not both a stride
+MAX_LAYERS = 1024
+
+
+def layer(x_shape, w_shape, bias_shape, dtype, **options):
+    """`new_layer`, once for each set of arguments."""
+    key = repr((x_shape, w_shape, bias_shape, options)), dtype
+    found = _layers.get(key)
+    if found is None:
+        found = new_layer(x_shape, w_shape, bias_shape, dtype, **options)
+        if "<" not in key[0]:  # else an object is written by its address
+            if len(_layers) >= MAX_LAYERS:
+                _layers.clear()
+            _layers[key] = found
+    return found
+
+
+def new_layer(
     x_shape,
     w_shape,
     bias_shape,

@@ -7,7 +7,6 @@ functions are bilinear as well, a gradient of a gradient is a call of the same f
 Complex numbers follow PyTorch: g = dL/d(Re y) + 1j * dL/d(Im y), so a product y = a b gives a the gradient g conj(b).
 """
 
-from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -291,7 +290,7 @@ def bilinear_vjp(form, g, a, b, need, method):
     for role, needed in zip(form.operands, need, strict=True):
         gradient = None
         if needed:
-            sibling = replace(form, result=role)
+            sibling = form.siblings[role]
             gradient = planner.contract(sibling, *(arrays[name] for name in sibling.operands), method)
             if gradient.dtype.kind == "c":
                 np.conjugate(gradient, out=gradient)

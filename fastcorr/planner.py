@@ -5,13 +5,13 @@ A new method joins by one class and one entry of `METHODS`.
 
 import inspect
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
 from types import MappingProxyType
 
 import numpy as np
 
-from . import _call, isa, kernels, problem, reference, threads, tuning
+from . import _call, contraction, isa, kernels, problem, reference, threads, tuning
 from .boundary import RULES, source
 
 OPTIONS = {
@@ -109,12 +109,34 @@ class Task:
         return 2 if self.k_dtype.kind == "c" else 1
 
 
-@dataclass(frozen=True, eq=False)
 class Plan:
     """A call resolved once: what will run, why, and - if made by `plan` - its kernel, prepared.
 
     ``plan(x)`` runs it on new data of the same shape and dtype. Immutable, picklable, safe to share between threads.
     """
+
+    def _checked(self, x):
+        x = np.asarray(x)
+        shape, dtype = self.arrays[0]
+        if x.shape != shape:
+            raise ValueError(f"x has shape {x.shape}, the plan was made for {shape}")
+        if x.dtype != dtype:
+            raise TypeError(f"x has dtype {x.dtype}, the plan was made for {dtype}")
+        return x
+
+    def _lines(self, level):
+        """The method with what it runs on, and what each would cost."""
+        n = threads.get_num_threads() if self.costs[self.method] > tuning.SERIAL else 1
+        yield f"  method {self.method}: ISA {level}, threads {n}"
+        for name, cost in self.costs.items():
+            mark = "->" if name == self.method else "  "
+            why = cost if isinstance(cost, str) else f"{cost * 1e3:.4g} ms estimated"
+            yield f"  {mark} {name:<10} {why}"
+
+
+@dataclass(frozen=True, eq=False)
+class SignalPlan(Plan):
+    """The Plan of a call of `correlate` or `convolve`."""
 
     task: Task
     arrays: tuple = field(repr=False)  # shapes and dtypes of x and k as the caller gave them
@@ -140,12 +162,7 @@ class Plan:
 
     def __call__(self, x, *, out=None):
         """The result for new data `x` and the kernel given to `plan`."""
-        x = np.asarray(x)
-        shape, dtype = self.arrays[0]
-        if x.shape != shape:
-            raise ValueError(f"x has shape {x.shape}, the plan was made for {shape}")
-        if x.dtype != dtype:
-            raise TypeError(f"x has dtype {x.dtype}, the plan was made for {dtype}")
+        x = self._checked(x)
         return self.runner.run(x, self.packed, out, 0, True)
 
     def __reduce__(self):
@@ -154,17 +171,43 @@ class Plan:
 
     def __str__(self):
         p = self.problem
-        n = threads.get_num_threads() if self.costs[self.method] > tuning.SERIAL else 1
         lines = [
             f"{'convolve' if p.flip else 'correlate'} x{p.x_shape} with k{p.k_shape} -> {p.dtype}{p.out_shape}",
             f"  padding {p.padding}, stride {p.stride}, dilation {p.dilation}, boundary {p.boundary}",
-            f"  method {self.method}: ISA {self.task.level}, threads {n}",
         ]
-        for name, cost in self.costs.items():
-            mark = "->" if name == self.method else "  "
-            why = cost if isinstance(cost, str) else f"{cost * 1e3:.4g} ms estimated"
-            lines.append(f"  {mark} {name:<10} {why}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._lines(self.task.level)])
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPlan(Plan):
+    """The Plan of a call of `conv`, `conv_transpose` or `local_conv`."""
+
+    face: str
+    arrays: tuple = field(repr=False)  # shape and dtype of x, as the caller gave it
+    w: np.ndarray = field(repr=False)
+    bias: np.ndarray | None = field(repr=False)
+    options: MappingProxyType
+    method: str
+    costs: dict = field(repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "costs", MappingProxyType(dict(self.costs)))
+        for array in (self.w, self.bias):
+            if array is not None:
+                array.flags.writeable = False
+
+    def __call__(self, x, *, out=None):
+        """The result for new data `x` and the weights given to `plan`."""
+        return _layer_faces()[self.face](self._checked(x), self.w, self.bias, **self.options, out=out)
+
+    def __reduce__(self):
+        return _layer_plan, (self.face, *self.arrays[0], self.w, self.bias, dict(self.options))
+
+    def __str__(self):
+        (shape, dtype), *_ = self.arrays
+        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
+        first = f"{self.face} x{shape} of {dtype} with w{self.w.shape} of {self.w.dtype}{options}"
+        return "\n".join([first, *self._lines(isa.LEVEL)])
 
 
 def resolve(face, x, k, *, level=None, **options):
@@ -198,7 +241,7 @@ def _plan(p, x_dtype, k_dtype, method, level):
     chosen = METHODS[names.index(method)]
     x_cast = None if _loads(task.x_dtype, x_dtype) else task.x_dtype
     runner = _call.Runner(chosen.build(task), p, x_cast, task.k_dtype, costs[method], tuning.SERIAL, _available_threads)
-    return Plan(task, ((p.x_shape, x_dtype), (p.k_shape, k_dtype)), method, costs, runner)
+    return SignalPlan(task, ((p.x_shape, x_dtype), (p.k_shape, k_dtype)), method, costs, runner)
 
 
 def _cast(p, x_dtype, k_dtype):
@@ -241,15 +284,22 @@ def _faces():
     return {signal.correlate: "correlate", signal.convolve: "convolve"}
 
 
+@cache
+def _layer_faces():
+    from . import nn
+
+    return {"conv": nn.conv, "conv_transpose": nn.conv_transpose, "local_conv": nn.local_conv}
+
+
 def plan(f, *args, **kwargs):
     """Resolve a call once, with its kernel prepared, to run it again and again.
 
     Parameters
     ----------
     f : function
-        `correlate` or `convolve`.
+        `correlate`, `convolve`, `conv`, `conv_transpose` or `local_conv`.
     *args, **kwargs
-        Its arguments. Of the first array, the one that varies, only shape and dtype count; the kernel is copied.
+        Its arguments. Of the first array, the one that varies, only shape and dtype count; the others are copied.
 
     Returns
     -------
@@ -270,18 +320,37 @@ def plan(f, *args, **kwargs):
     >>> smooth(np.arange(5.0))
     array([1., 3., 6., 9., 7.])
     """
-    if f not in _faces():
-        raise TypeError(f"plan takes correlate or convolve, not {f!r}")
+    layers = {face: name for name, face in _layer_faces().items()}
+    if f not in _faces() and f not in layers:
+        raise TypeError(f"plan takes correlate, convolve, conv, conv_transpose or local_conv, not {f!r}")
     given = inspect.signature(f).bind(*args, **kwargs).arguments
     if "out" in given:
         raise TypeError("plan takes no out; give it to the plan: plan(x, out=y)")
+    if f in layers:
+        x, w, bias = np.asarray(given.pop("x")), np.array(given.pop("w")), given.pop("bias", None)
+        return _layer_plan(layers[f], x.shape, x.dtype, w, None if bias is None else np.array(bias), given)
     x, k = np.asarray(given.pop("x")), np.array(given.pop("k"))
     resolved = resolve(_faces()[f], x, k, **given)
     return _bind(resolved, k)
 
 
+def _layer_plan(face, x_shape, x_dtype, w, bias, options):
+    from . import nn
+
+    described = dict(options)
+    method, dtype = described.pop("method", "auto"), described.pop("dtype", None)
+    described |= {"transposed": True} if face == "conv_transpose" else {"local": True} if face == "local_conv" else {}
+    arrays, result = nn.as_arrays(dtype, x=np.broadcast_to(np.empty((), x_dtype), x_shape), w=w, bias=bias)
+    form, _ = contraction.layer(*nn.shapes(arrays), result, **described)
+    refusal = check_method(form, method)
+    costs = {"direct": refusal or Layers.cost(form, isa.LEVEL), "reference": reference_cost(form)}
+    chosen = "reference" if refusal or method == "reference" else "direct"
+    w = np.ascontiguousarray(w)
+    return LayerPlan(face, ((x_shape, x_dtype),), w, bias, MappingProxyType(dict(options)), chosen, costs)
+
+
 def _bind(found, k):
-    return Plan(found.task, found.arrays, found.method, found.costs, found.runner, k, found.runner.pack(k))
+    return SignalPlan(found.task, found.arrays, found.method, found.costs, found.runner, k, found.runner.pack(k))
 
 
 def _rebuild(p, x_dtype, k, method):
@@ -304,19 +373,34 @@ class Layers:
         return None
 
     @staticmethod
-    def run(form, a, b, bias, out, level, count):
+    def row(form):
+        """Of the table of kernels."""
+        return kernels.find("local" if form.local else "weights" if form.result == "w" else "dense", form.dtype)
+
+    @classmethod
+    def cost(cls, form, level):
+        """Estimated seconds on one thread."""
+        return tuning.CALL + form.flops / 2 / tuning.RATE[cls.row(form).element][level]
+
+    @staticmethod
+    @lru_cache(1024)
+    def build(form, level):
+        """The object that runs: run(a, b, out, bias, threads)."""
+        row = Layers.row(form)
+        fill = np.asarray(form.fill).astype(row.element)[()]
+        rules = [RULES.index(rule) for rule in form.boundary]
+        return getattr(kernels.load(row, level), row.family.title())(form, rules, fill, tuning.RATE[row.element][level])
+
+    @classmethod
+    def run(cls, form, a, b, bias, out, level, count):
         """`out` = the result of real operands; `count` threads, or as many as the work is worth."""
-        family = "local" if form.local else "weights" if form.result == "w" else "dense"
-        row = kernels.find(family, form.dtype)
-        if family == "dense":  # it takes the weights first, in its own type
+        row = cls.row(form)
+        if row.family == "dense":  # it takes the weights first, in its own type
             a, b = np.ascontiguousarray(b, row.element), a
         if bias is not None:
             bias = np.ascontiguousarray(bias, row.element)
-        rate = tuning.RATE[row.element][level]
-        fill = np.asarray(form.fill).astype(row.element)[()]
-        module = kernels.load(row, level)
-        kernel = getattr(module, row.family.title())(form, [RULES.index(rule) for rule in form.boundary], fill, rate)
-        if count is None and form.flops / 2 / rate <= tuning.SERIAL:
+        kernel = cls.build(form, level)
+        if count is None and cls.cost(form, level) <= tuning.SERIAL:
             count = 1
         if count is None:
             _call.claim(_available_threads, kernel.run, a, b, out, bias)
@@ -324,13 +408,24 @@ class Layers:
             kernel.run(a, b, out, bias, count)
 
 
-def contract(form, a, b, method="auto", bias=None, out=None, *, level=None, count=None):
-    """The result of a Contraction on its canonical operands; `bias`, one number per output channel, is added last."""
+def reference_cost(form):
+    """Estimated seconds of the definition."""
+    return prod(form.kernel) * form.channels * (tuning.REFERENCE_CALL + prod(form.shapes["y"]) * tuning.REFERENCE_TAP)
+
+
+def check_method(form, method):
+    """Why the kernels cannot serve `form`, None if they can; ValueError if `method` is unknown or cannot either."""
     if method not in ("auto", "direct", "reference"):
         raise ValueError(f"method={method!r} is not one of 'auto', 'direct', 'reference'")
     refusal = Layers.refuse(form)
     if method == "direct" and refusal:
         raise ValueError(f"method='direct' cannot serve this call: {refusal}")
+    return refusal
+
+
+def contract(form, a, b, method="auto", bias=None, out=None, *, level=None, count=None):
+    """The result of a Contraction on its canonical operands; `bias`, one number per output channel, is added last."""
+    refusal = check_method(form, method)
     if out is None:
         out = np.empty(form.out_shape, form.dtype)
     if method == "reference" or refusal:

@@ -660,3 +660,12 @@ def test_every_rule_is_drawn():
     assert any(case.x[0] == 0 for case in cases)
     assert any(len(case.x) == case.rank + 1 for case in cases)
     assert any(case.options.get("output_padding", ()) and max(case.options["output_padding"]) for case in cases)
+
+
+def test_options_that_are_equal_but_not_alike():
+    """A call is found again by how its options are written: 2.0 is no stride, though it equals 2."""
+    x, w = np.ones((1, 1, 9)), np.ones((1, 1, 3))
+    fastcorr.conv(x, w, stride=2, padding=(1,))
+    for options in ({"stride": 2.0}, {"padding": (1.0,)}, {"padding": 1.5}):
+        with pytest.raises(TypeError):
+            fastcorr.conv(x, w, **{"stride": 2, "padding": (1,), **options})

@@ -94,6 +94,50 @@ class TestPlan:
         assert isinstance(fastcorr.plan(fastcorr.correlate, x, k), fastcorr.Plan)
 
 
+class TestLayers:
+    """A layer's plan is its call on new data, with weights and bias as they were."""
+
+    cases = (
+        (fastcorr.conv, (2, 4, 9, 8), (6, 2, 3, 3), {"groups": 2, "padding": "same", "stride": 2}),
+        (fastcorr.conv_transpose, (2, 4, 5), (4, 3, 3), {"stride": 2, "output_padding": 1}),
+        (fastcorr.local_conv, (3, 2, 6), (4, 5, 2, 3), {}),
+        (fastcorr.conv, (2, 5), (3, 2, 2), {"boundary": "wrap", "padding": 1, "dtype": "complex64"}),
+        (fastcorr.conv, (2, 5), (3, 2, 2), {"method": "reference"}),
+    )
+
+    @pytest.mark.parametrize(("face", "x", "w", "options"), cases)
+    def test_is_the_call(self, face, x, w, options):
+        rng = np.random.default_rng(0)
+        w = rng.standard_normal(w)
+        want = face(np.zeros(x), w, **options)
+        bias = rng.standard_normal(want.shape[0 if len(x) == 2 else 1])
+        plan = fastcorr.plan(face, np.zeros(x), w, bias, **options)
+        data = rng.standard_normal(x)
+        want = face(data, w, bias, **options)
+        w[...] = bias[...] = 0
+        assert isinstance(plan, fastcorr.Plan)
+        for one in (plan, copy.deepcopy(plan), pickle.loads(pickle.dumps(plan))):
+            assert same_bits(one(data), want)
+            out = np.empty_like(want)
+            assert one(data, out=out) is out
+            assert same_bits(out, want)
+        assert face.__name__ in str(plan)
+        assert f"method {options.get('method', 'direct')}" in str(plan)
+
+    def test_bad_input(self):
+        plan = fastcorr.plan(fastcorr.conv, np.zeros((1, 2, 5)), np.zeros((3, 2, 2)))
+        with pytest.raises(ValueError, match=r"\(1, 2, 6\), the plan was made for \(1, 2, 5\)"):
+            plan(np.zeros((1, 2, 6)))
+        with pytest.raises(TypeError, match="float32, the plan was made for float64"):
+            plan(np.zeros((1, 2, 5), np.float32))
+        with pytest.raises(ValueError, match="channels"):
+            fastcorr.plan(fastcorr.conv, np.zeros((1, 3, 5)), np.zeros((3, 2, 2)))
+        with pytest.raises(AttributeError):
+            plan.w = None
+        with pytest.raises(ValueError, match="read-only"):
+            plan.w[...] = 0
+
+
 class TestImmutable:
     plan = fastcorr.plan(fastcorr.correlate, x, k)
 

@@ -6,6 +6,7 @@ run it before anything is built.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 
 # Flags of each level, lowest first. One that the compiler does not know is left out of the build.
@@ -38,6 +39,7 @@ KERNELS = tuple(
 )
 
 
+@cache
 def find(family, dtype):
     """The row of `family` that serves results of `dtype`, or None."""
     kind = f"{dtype.kind}{dtype.itemsize}" if dtype.isnative else None
