@@ -665,7 +665,7 @@ def test_every_rule_is_drawn():
 def test_options_that_are_equal_but_not_alike():
     """A call is found again by how its options are written: 2.0 is no stride, though it equals 2."""
     x, w = np.ones((1, 1, 9)), np.ones((1, 1, 3))
-    fastcorr.conv(x, w, stride=2, padding=(1,))
+    nn.conv(x, w, stride=2, padding=(1,))
     for options in ({"stride": 2.0}, {"padding": (1.0,)}, {"padding": 1.5}):
         with pytest.raises(TypeError):
-            fastcorr.conv(x, w, **{"stride": 2, "padding": (1,), **options})
+            nn.conv(x, w, **{"stride": 2, "padding": (1,), **options})

@@ -5,9 +5,9 @@ ALGORITHM   y[n, g, r, l] = bias[g, r] + sum over c, j of  A[g, r, c, j] * X[n, 
             that with r = c, A = w, X = g (the gradient of y), for the input positions of one residue modulo the
             stride at a time: they meet the kernel positions of one residue, at q = 1 and a negative p.
 
-SCHEDULE    A unit is a block of rows r by a block of lanes l of one group: some lines of the second last axis, each whole
-            or a segment, or all lines of several places (batch entry, position along all but the last two axes). For
-            some channels at a time the samples under the block are gathered into a panel, once, in planes of every
+SCHEDULE    A unit is a block of rows r by a block of lanes l of one group: some lines of the second last axis, each
+            whole or a segment, or all lines of several places (batch entry, position along all but the last two axes).
+            For some channels at a time the samples under the block are gathered into a panel, once, in planes of every
             q-th sample: there the lanes of every kernel position lie side by side, lines apart by `pitch`. Then all
             rows of the block pass by. Units run in parallel. The tile takes the block in one of two ways:
 
@@ -31,18 +31,18 @@ cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store
 from .team cimport run_units
-from .tile cimport LANES, MAX_ACC, MAX_ROWS, real, tile_apart, tile_vectors, turn
+from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, real, tile_apart, tile_vectors, turn
 
 cnp.import_array()
 
 cdef enum:
     MAX_AXES = 64
-    CHUNK = 128                        # taps whose lanes of one tile fill half of L1; flat from 64 to 256
     SPREAD = 4                         # strides from tap to tap; from there on they share few samples
 
-# Per thread, in a 1 MB L2; 192 and 384 kB of sums are much alike, less is slower.
+# Per thread, most of it in a 1 MB L2; 192 and 384 kB of sums are much alike, less is slower.
 cdef Py_ssize_t SUMS_BYTES = 384 << 10
-cdef Py_ssize_t PACKED_BYTES = 256 << 10
+cdef Py_ssize_t PANEL_BYTES = 512 << 10
+cdef Py_ssize_t PACKED_BYTES = 512 << 10
 cdef Py_ssize_t MOST_LANES = 1024
 cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
 
@@ -70,7 +70,7 @@ cdef struct Job:
     Py_ssize_t images                  # planes of channels and of taps of the other axes
     Py_ssize_t together                # of these, gathered at a time
     Py_ssize_t places                  # of one group
-    Py_ssize_t entries, lines, segment                        # of a block of lanes: places, lines of each, lanes of each
+    Py_ssize_t entries, lines, segment  # of a block of lanes: places, lines of each, lanes of each
     Py_ssize_t place_blocks, line_blocks, segments
     Py_ssize_t pitch                   # lanes from line to line in the panel
     Py_ssize_t plane                   # reals of one image of one place in the panel
@@ -379,17 +379,15 @@ cdef void leave_turned(const Job* job, const Block* b, Scratch* s) noexcept nogi
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef bint plain = job.ytype == real_type() and lane.y == sizeof(real)
-    cdef Py_ssize_t width = ceil_div(job.segment, LANES) * LANES, e, i, r, j
+    cdef Py_ssize_t width = ceil_div(job.segment, LANES) * LANES, e, i, r, j, n
     cdef const real* sums = s.sums
     cdef char* y
     for e in range(b.entries):
         for i in range(b.lines):
             for r in range(ceil_div(b.r1 - b.r0, LANES)):
                 for j in range(ceil_div(b.width, LANES)):
-                    turn(
-                        sums + j * LANES * job.lanes + r * LANES, job.lanes, min(<Py_ssize_t>LANES, b.width - j * LANES), LANES,
-                        s.line + j * LANES, width,
-                    )
+                    n = min(<Py_ssize_t>LANES, b.width - j * LANES)
+                    turn(sums + (j * job.lanes + r) * LANES, job.lanes, n, LANES, s.line + j * LANES, width)
                 y = <char*>y_row(job, b, e, b.r0 + r * LANES) + i * line.y
                 for j in range(min(<Py_ssize_t>LANES, b.r1 - b.r0 - r * LANES)):
                     if plain:
@@ -404,7 +402,7 @@ cdef void leave(const Job* job, const Block* b, Py_ssize_t begin, const Scratch*
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef bint plain = job.ytype == real_type() and lane.y == sizeof(real)
-    cdef Py_ssize_t e, r, i
+    cdef Py_ssize_t e, r, _i
     cdef const real* p
     cdef real* y
     for e in range(b.entries if begin < b.lanes else 0):
@@ -414,7 +412,7 @@ cdef void leave(const Job* job, const Block* b, Py_ssize_t begin, const Scratch*
             if b.straight:
                 copy_line(p + begin, y + begin, b.lanes - begin)
                 continue
-            for i in range(b.lines):
+            for _i in range(b.lines):
                 if plain:
                     copy_line(p, y, b.width)
                 else:
@@ -458,7 +456,8 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64, tables = 3 * CHUNK + 2 * job.image_taps
     # Lanes and rows past the last are read, and written to scratch.
     cdef Py_ssize_t panel = job.together * job.entries * job.plane + job.lanes + job.pitch
-    cdef Py_ssize_t sums = job.row_block * job.lanes, start = MAX_ROWS * job.vectors * LANES, packed = 0, line = 0, reals
+    cdef Py_ssize_t sums = job.row_block * job.lanes, start = MAX_ROWS * job.vectors * LANES
+    cdef Py_ssize_t packed = 0, line = 0, reals
     if job.turned:
         sums = (job.entries * job.lines * job.segment + LANES) * job.lanes
         start = job.lanes
@@ -528,11 +527,12 @@ cdef double tiles_time(Py_ssize_t rows, Py_ssize_t lanes, int most) noexcept:
 
 
 cdef double panel_time(const Job* job) noexcept:
-    """Of the panel of one place: a line takes 45 to gather, and a vector 2; a tap takes 8 to find."""
+    """Of the panel of one place: a line takes 45 to gather, and a vector 2; a tap takes 8 to find, a unit 400 to begin."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t vectors = ceil_div(job.segment + lane.shift, LANES)
-    return line.strips * lane.strips * (job.lines + line.shift) * (45 + 2 * vectors) / <double>job.image_taps + 8
+    cdef Py_ssize_t vectors = ceil_div(job.segment + lane.shift, LANES), lines = job.lines + line.shift
+    cdef double panel = line.strips * lane.strips * lines * (45 + 2 * vectors) / <double>job.image_taps
+    return panel + 8 + 400.0 / (job.images * job.image_taps)
 
 
 cdef void lay_out_lines(Job* job, Py_ssize_t most) noexcept:
@@ -554,6 +554,7 @@ cdef double lay_out_straight(Job* job) noexcept:
     i = min(job.rows, <Py_ssize_t>MAX_ROWS)
     job.vectors = 8 if 8 * i <= MAX_ACC else (4 if 4 * i <= MAX_ACC else 2)
     most = min(MOST_LANES, max(job.vectors * LANES, SUMS_BYTES // (job.rows * <Py_ssize_t>sizeof(real))))
+    most = min(most, PANEL_BYTES // (job.together * <Py_ssize_t>sizeof(real)))
     lay_out_lines(job, most)
     for job.lines in range(1, min(line.m, max(1, most // job.pitch)) + 1):
         time = tiles_time(job.rows, (job.lines - 1) * job.pitch + job.segment, job.vectors) + panel_time(job)
@@ -580,7 +581,7 @@ cdef double lay_out_turned(Job* job) noexcept:
     if job.row_block < job.rows:
         job.row_block = ceil_div(job.row_block, width) * width
     job.lanes = ceil_div(job.row_block, LANES) * LANES
-    most = 2 * SUMS_BYTES // (job.lanes * <Py_ssize_t>sizeof(real))
+    most = min(2 * SUMS_BYTES // job.lanes, PANEL_BYTES // job.together) // <Py_ssize_t>sizeof(real)
     lay_out_lines(job, most)
     job.lines = ceil_div(line.m, ceil_div(line.m, max(1, most // job.segment)))
     job.entries = max(1, min(job.places, most // (job.segment * job.lines))) if job.lines == line.m else 1

@@ -35,13 +35,12 @@ cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, extend, format_of, gather, load, real_type, store, transpose
 from .team cimport run_units
-from .tile cimport LANES, MAX_ACC, MAX_ROWS, real, tile, tile_apart
+from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, real, tile, tile_apart
 
 cnp.import_array()
 
 cdef enum:
     MAX_AXES = 32
-    CHUNK = 128                        # taps that are summed on their own, as in dense.pyx
     VECTORS = MAX_ACC // MAX_ROWS
     WIDTH = VECTORS * LANES            # lanes of a tile
     PIECE = 256                        # taps p of a chunk's w or windows that are copied at a time; whole tiles

@@ -27,14 +27,14 @@ cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, load, real_type, store
 from .team cimport run_units
-from .tile cimport LANES, MAX_ACC, MAX_ROWS, real, tile_apart, tile_vectors, turn
+from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, real, tile_apart, tile_vectors, turn
 
 cnp.import_array()
 
 cdef enum:
     MAX_AXES = 64
-    CHUNK = 128                        # taps whose lanes of one tile fill half of L1; flat from 64 to 256
     SLICE = 1024                       # taps that are worth sums of their own
+    MOST_SLICE = 8192                  # and those after which a unit ends, for Ctrl-C
     SPREAD = 4                         # samples from tap to tap that are few enough to gather all
     VECTORS = MAX_ACC // MAX_ROWS
     WIDTH = VECTORS * LANES            # lanes of a tile
@@ -68,7 +68,8 @@ cdef struct Job:
     Py_ssize_t places, kernels         # output and kernel positions along all other axes
     Py_ssize_t patch_lines, patch_width, lines, columns       # of outputs; of X below
     Py_ssize_t line_patches, patches   # along `line`, in all
-    Py_ssize_t slice, slices           # patches per slice
+    Py_ssize_t slice, slices           # patches per slice; slices side by side
+    Py_ssize_t rounds, turn            # of so many slices; the current one adds to the sums of those before
     Py_ssize_t row_block, row_blocks, channel_block, channel_blocks, a_block, a_blocks, b_block, b_blocks
     Py_ssize_t parts, width, lanes     # runs of lanes per a: 1, or one per b; lanes in each, in whole tiles
     Py_ssize_t units
@@ -333,6 +334,9 @@ cdef void leave(const Job* job, const Unit* u, Scratch* s) noexcept nogil:
                     copy_line(sums + block * LANES, s.line + i * LANES, LANES)
                 turn(s.line, LANES, m, n, s.line + LANES * LANES, LANES)
                 to = row + k // taps * step_c + k % taps // bs * step_a + k % bs * step_b
+                for c in range(n if job.turn > 0 else 0):
+                    for i in range(m):
+                        s.line[(LANES + c) * LANES + i] += (<real*>(to + c * (step_r if job.turned else step_c)))[i]
                 for c in range(n):
                     store(type, s.line + (LANES + c) * LANES, to + c * (step_r if job.turned else step_c), m, step_b)
                 k += m
@@ -346,11 +350,13 @@ cdef void run_unit(const void* given, Py_ssize_t index, void* scratch) noexcept 
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef const Axis* axis
-    cdef Py_ssize_t patch, first = u.slice * job.slice, rest, kernel, line0, lane0, lines, width, at, segments
+    cdef Py_ssize_t patch, first = (job.turn * job.slices + u.slice) * job.slice, rest, kernel, line0, lane0, lines, width, at, segments
     cdef const char* x
     cdef const char* g
     cdef int i
     segments = ceil_div(lane.m, job.patch_width)
+    if first >= job.patches:
+        return
     for patch in range(first, min(first + job.slice, job.patches)):
         rest = patch
         lane0 = rest % segments * job.patch_width
@@ -500,8 +506,10 @@ cdef void lay_out(Job* job, int threads) noexcept:
     job.patches = job.places * job.line_patches * ceil_div(lane.m, job.patch_width)
     i = job.groups * job.rows * job.channels * job.kernels * line.k * lane.k * <Py_ssize_t>sizeof(real)
     i = min(max(1, PARTIAL_BYTES // i), max(1, job.patches * job.patch_lines * job.patch_width // SLICE))
-    job.slice = ceil_div(job.patches, i)
-    job.slices = ceil_div(job.patches, job.slice)
+    job.rounds = ceil_div(job.patches * job.patch_lines * job.patch_width, i * MOST_SLICE)
+    job.slice = ceil_div(job.patches, i * job.rounds)
+    job.rounds = ceil_div(job.patches, i * job.slice)
+    job.slices = min(i, ceil_div(job.patches, job.slice))
     job.channel_blocks = ceil_div(job.channels, job.channel_block)
     job.b_blocks = ceil_div(lane.k, job.b_block)
     job.a_blocks = ceil_div(line.k, job.a_block)
@@ -576,7 +584,7 @@ cdef class Weights:
         cdef double work
         lay_out(job, threads)
         job.partial = NULL
-        if job.slices > 1:
+        if job.slices > 1 or job.rounds > 1:
             for i in range(job.naxes):
                 size *= job.axis[i].k
             size *= job.groups * job.rows * job.channels * job.slices
@@ -587,12 +595,14 @@ cdef class Weights:
         work *= job.slice * job.patch_lines * job.patch_width
         slab = <Py_ssize_t>max(<double>threads, min(<double>job.units, SLAB_SECONDS * self.rate * threads / work))
         try:
-            while done < job.units and not failed:
-                with nogil:
-                    failed = run_units(job, done, min(job.units, done + slab), 1, threads, scratch_new, run_unit)
-                done += slab
-                PyErr_CheckSignals()
-            if job.slices > 1 and not failed:
+            for job.turn in range(job.rounds):
+                done = 0
+                while done < job.units and not failed:
+                    with nogil:
+                        failed = run_units(job, done, min(job.units, done + slab), 1, threads, scratch_new, run_unit)
+                    done += slab
+                    PyErr_CheckSignals()
+            if job.partial != NULL and not failed:
                 with nogil:
                     add_slices(job)
         finally:
