@@ -62,13 +62,23 @@ def random_options(rng):
     return x, w, {"groups": groups, "padding": padding, "boundary": boundary, "flip": bool(rng.integers(2)), **steps}
 
 
+def random_depthwise(rng):
+    """The same with one channel per group, and groups that fill blocks of lanes or do not."""
+    x, w, options = random_options(rng)
+    groups = int(rng.choice((4, 16, 17, 24, 33)))
+    return (x[0], groups, *x[2:]), (groups * int(rng.integers(1, 4)), 1, *w[2:]), {**options, "groups": groups}
+
+
+@pytest.mark.parametrize("make", [random_options, random_depthwise])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("local", [False, True])
-def test_random(local, dtype, level):
+def test_random(local, dtype, level, make):
+    if local and make is random_depthwise:
+        return
     rng, done = np.random.default_rng(DTYPES.index(dtype)), 0
     while done < 25:
-        x, w, options = random_options(rng)
+        x, w, options = make(rng)
         if local:  # few batch entries, a vector or more, more than a block of them, more than a chunk
             x, options["local"] = (int(rng.choice([1, 2, 3, 5, 17, 70, 140])), *x[1:]), True
         fill = bool(rng.integers(2)) if dtype == "bool" else int(rng.integers(3))
@@ -100,6 +110,14 @@ LARGE = {
     "far-apart-with-strides": ((1, 2, 70, 80), (3, 2, 3, 4), {"dilation": (11, 9), "stride": (2, 7), "padding": 9}),
     "rank-3": ((1, 3, 9, 20, 31), (4, 3, 3, 3, 3), {"padding": 1, "stride": (1, 2, 1)}),
     "depthwise": ((2, 9, 14, 15), (18, 1, 5, 5), {"groups": 9, "padding": 2}),
+    "depthwise-blocks-of-groups": ((2, 35, 14, 15), (70, 1, 5, 5), {"groups": 35, "padding": 2}),
+    "depthwise-strides": ((2, 18, 41, 44), (18, 1, 3, 5), {"groups": 18, "padding": 1, "stride": (2, 3)}),
+    "depthwise-strides-past-the-kernel": ((1, 17, 40, 40), (17, 1, 2, 2), {"groups": 17, "stride": (3, 5)}),
+    "depthwise-many-taps": ((1, 17, 24, 600), (17, 1, 9, 50), {"groups": 17, "flip": True}),
+    "depthwise-many-positions": ((5, 16, 70, 60), (32, 1, 3, 3), {"groups": 16, "padding": 1}),
+    "depthwise-far-apart": ((1, 16, 70, 80), (16, 1, 3, 4), {"groups": 16, "dilation": (30, 20), "stride": (1, 3)}),
+    "depthwise-rank-1": ((2, 33, 2000), (33, 1, 9), {"groups": 33, "dilation": 2, "padding": "same"}),
+    "depthwise-rank-3": ((2, 20, 7, 9, 10), (60, 1, 3, 2, 3), {"groups": 20, "padding": 1, "stride": (2, 1, 2)}),
     "no-axes": ((6, 70), (80, 70), {}),
 }
 
@@ -148,10 +166,14 @@ def test_slices_one_after_the_other(dtype, level):
         assert np.array_equal(planner.contract(form, g, x, "direct", level=level, count=count)[0], want)
 
 
+@pytest.mark.parametrize("groups", [1, 32])
 @pytest.mark.parametrize("layout", ["F", "reversed", "strided", "misaligned", "swapped"])
 @pytest.mark.parametrize(("local", "batch"), [(False, 2), (True, 2), (True, 19)])
-def test_layouts(local, batch, layout):
-    form = shared((batch, 6, 12, 13), (9, 6, 3, 4), padding=1, stride=2, local=local)
+def test_layouts(local, batch, layout, groups):
+    shapes = (batch, 6, 12, 13), (9, 6, 3, 4)
+    if groups > 1:
+        shapes = (batch, groups, 12, 23), (groups, 1, 3, 4)
+    form = shared(*shapes, padding=1, stride=2, local=local, groups=groups)
     for result in RESULTS:
         one = replace(form, result=result)
         a, b, _ = operands(one)
@@ -197,22 +219,43 @@ class TestSameBits:
                 assert same_bits(got, whole_batch[some])
 
 
-def test_the_same_window_anywhere():
+@pytest.mark.parametrize("groups", [1, 20])
+def test_the_same_window_anywhere(groups):
     """A picture moved by any number of samples gives the result moved by as many, to the last bit."""
     rng = np.random.default_rng(0)
     x, w = real(rng, (1, 5, 40, 90), "float32"), real(rng, (7, 5, 3, 3), "float32")
-    want = fastcorr.conv(x, w)
+    if groups > 1:
+        x, w = real(rng, (1, groups, 40, 290), "float32"), real(rng, (groups, 1, 3, 3), "float32")
+    want = fastcorr.conv(x, w, groups=groups)
     for top in (1, 2, 5):
         for left in (1, 3, 17, 40):
-            assert same_bits(fastcorr.conv(x[:, :, top:, left:].copy(), w), want[:, :, top:, left:])
+            got = fastcorr.conv(x[:, :, top:, left:].copy(), w, groups=groups)
+            assert same_bits(got, want[:, :, top:, left:])
 
 
+@pytest.mark.parametrize("result", ["y", "x"])
+def test_channels_last(result):
+    """Operand and result with all channels of a position side by side: the same bits."""
+    form, _ = layer((2, 37, 12, 13), (37, 1, 3, 3), None, np.dtype("float32"), padding=1, groups=37)
+    form = replace(form, result=result)
+    a, b, _ = operands(form, make=real)
+    want = planner.contract(form, a, b, "direct")
+    last = np.ascontiguousarray(a.transpose(0, 3, 4, 2, 1))
+    out = np.empty((2, 12, 13, 1, 37), np.float32).transpose(0, 4, 3, 1, 2)
+    planner.contract(form, last.transpose(0, 4, 3, 1, 2), b, "direct", out=out)
+    assert same_bits(out, want)
+
+
+@pytest.mark.parametrize("groups", [1, 19])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("result", RESULTS)
 @pytest.mark.parametrize(("local", "batch"), [(False, 2), (True, 2), (True, 19)])
-def test_nan_stays_local(local, batch, result, value):
+def test_nan_stays_local(local, batch, result, value, groups):
     """It reaches what the definition says, and no lane that is computed only to fill a tile."""
-    form = shared((batch, 3, 9, 21), (9, 3, 3, 3), padding=1, stride=(1, 2), local=local)
+    shapes = (batch, 3, 9, 21), (9, 3, 3, 3)
+    if groups > 1:
+        shapes = (batch, groups, 9, 21), (2 * groups, 1, 3, 3)
+    form = shared(*shapes, padding=1, stride=(1, 2), local=local, groups=groups)
     one = replace(form, result=result)
     for which in (0, 1):
         arrays = operands(one)[:2]

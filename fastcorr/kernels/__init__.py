@@ -29,7 +29,7 @@ class Kernel:
 
 KERNELS = tuple(
     Kernel(family, *rest)
-    for family in ("plane", "dense", "weights", "local")
+    for family in ("plane", "dense", "depth", "weights", "local")
     for rest in (
         ("float32", "float", ("float16", "float32", "complex64")),
         ("float64", "double", ("float64", "complex128")),

@@ -29,7 +29,8 @@ from libc.stdlib cimport malloc
 from libc.string cimport memset
 cimport numpy as cnp
 
-from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store
+from .line cimport Format, copy_line, extend, format_of, gather, real_type, store
+from .panel cimport Axis, ceil_div, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
 from .team cimport run_units
 from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, real, tile_apart, tile_vectors, turn
 
@@ -45,18 +46,6 @@ cdef Py_ssize_t PANEL_BYTES = 512 << 10
 cdef Py_ssize_t PACKED_BYTES = 512 << 10
 cdef Py_ssize_t MOST_LANES = 1024
 cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
-
-
-cdef struct Axis:
-    Py_ssize_t n, x                    # samples of X, bytes from one to the next
-    int rule
-    Py_ssize_t offset                  # of tap 0, lane 0
-    Py_ssize_t k, a, p                 # taps, bytes from one to the next in A, samples
-    Py_ssize_t m, y, q                 # lanes, bytes from one to the next in y, samples
-    # In the panel the axis is cut into strips of every q-th sample: one for each residue of p*j modulo q, where taps
-    # start up to `shift` further on, or, if they are SPREAD, one for each tap.
-    Py_ssize_t strips, shift
-    bint spread
 
 
 cdef struct Job:
@@ -110,10 +99,6 @@ cdef struct Block:
     bint straight                      # whether the lanes of a row lie in y as they do in the sums
 
 
-cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return (a + b - 1) // b
-
-
 cdef inline Py_ssize_t strip_start(const Axis* axis, Py_ssize_t strip) noexcept nogil:
     """The position of the first sample of a strip, for output position 0."""
     return axis.offset + (axis.p * strip if axis.spread else min(0, axis.p * (axis.k - 1)) + strip)
@@ -150,21 +135,6 @@ cdef void gather_image(
             to += (job.lines - lines) * job.pitch
 
 
-cdef const char* image_start(const Job* job, const char* x, Py_ssize_t image, const Py_ssize_t* place) noexcept nogil:
-    """Where image number `image` of those that are summed starts; NULL if it lies in the fill."""
-    cdef Py_ssize_t u
-    cdef const Axis* axis
-    cdef int i
-    for i in range(job.naxes - 3, -1, -1):
-        axis = &job.axis[i]
-        u = extend(axis.offset + axis.p * (image % axis.k) + axis.q * place[i], axis.n, axis.rule)
-        if u < 0:
-            return NULL
-        x += u * axis.x
-        image //= axis.k
-    return x + image * job.x_channel
-
-
 cdef void find_image_taps(const Job* job, Scratch* s) noexcept nogil:
     """Where each tap of one image has its first lane in the panel, and its weight from that of the first."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
@@ -187,15 +157,6 @@ cdef Py_ssize_t first_weight(const Job* job, Py_ssize_t image) noexcept nogil:
         at += image % job.axis[i].k * job.axis[i].a
         image //= job.axis[i].k
     return (at + image * job.a_channel) // <Py_ssize_t>sizeof(real)
-
-
-cdef Py_ssize_t find_place(const Job* job, Py_ssize_t place, Py_ssize_t* position) noexcept nogil:
-    """The batch entry of a place; `position` along all but the last two axes."""
-    cdef int i
-    for i in range(job.naxes - 3, -1, -1):
-        position[i] = place % job.axis[i].m
-        place //= job.axis[i].m
-    return place
 
 
 cdef Block find_block(const Job* job, Py_ssize_t unit) noexcept nogil:
@@ -228,11 +189,11 @@ cdef void gather_block(const Job* job, const Block* b, Py_ssize_t first, Py_ssiz
     cdef Py_ssize_t e, i
     cdef const char* x
     for e in range(b.entries):
-        x = job.x + b.group * job.x_group + find_place(job, b.place0 + e, position) * job.x_batch
+        x = job.x + b.group * job.x_group + find_place(job.axis, job.naxes, b.place0 + e, position) * job.x_batch
         for i in range(images):
             gather_image(
-                job, image_start(job, x, first + i, position), b.line0, b.lane0, b.lines, b.width,
-                s.panel + (i * job.entries + e) * job.plane,
+                job, image_start(job.axis, job.naxes, x, job.x_channel, first + i, position), b.line0, b.lane0, b.lines,
+                b.width, s.panel + (i * job.entries + e) * job.plane,
             )
 
 
@@ -261,8 +222,9 @@ cdef void find_taps(
 cdef inline real* y_row(const Job* job, const Block* b, Py_ssize_t e, Py_ssize_t r) noexcept nogil:
     """Where y has the first lane of row `r` of the block's place number `e`."""
     cdef Py_ssize_t position[MAX_AXES]
-    cdef Py_ssize_t at = find_place(job, b.place0 + e, position) * job.y_batch + b.group * job.y_group + r * job.y_row
+    cdef Py_ssize_t at = find_place(job.axis, job.naxes, b.place0 + e, position) * job.y_batch
     cdef int i
+    at += b.group * job.y_group + r * job.y_row
     for i in range(job.naxes - 2):
         at += position[i] * job.axis[i].y
     at += b.line0 * job.axis[job.naxes - 2].y + b.lane0 * job.axis[job.naxes - 1].y
@@ -508,15 +470,6 @@ cdef inline bint same_lanes(const Axis* axis) noexcept:
     return axis.k == 1 and axis.q == 1 and axis.offset == 0 and axis.n == axis.m
 
 
-cdef Axis unit_axis() noexcept:
-    """One sample, one kernel position."""
-    cdef Axis axis
-    axis.n = axis.k = axis.m = axis.p = axis.q = 1
-    axis.x = axis.a = axis.y = axis.offset = 0
-    axis.rule = CONSTANT
-    return axis
-
-
 # Two ways to lay a job out. Each returns about how many products of vectors a tap takes, one image in all.
 
 
@@ -527,7 +480,7 @@ cdef double tiles_time(Py_ssize_t rows, Py_ssize_t lanes, int most) noexcept:
 
 
 cdef double panel_time(const Job* job) noexcept:
-    """Of the panel of one place: a line takes 45 to gather, and a vector 2; a tap takes 8 to find, a unit 400 to begin."""
+    """Of the panel of one place: a line takes 45, a vector 2, a tap 8, and a unit 400 to begin."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t vectors = ceil_div(job.segment + lane.shift, LANES), lines = job.lines + line.shift
@@ -700,10 +653,13 @@ cdef class Dense:
         cdef const cnp.npy_intp* ys = cnp.PyArray_STRIDES(y)
         cdef Format f = format_of(y)
         cdef int i, more = max(0, 2 - self.rank)  # axes of one sample in front make the last two exist
+        cdef bint gaps = False
         cdef Axis* axis
         if cnp.PyArray_SIZE(y) == 0:
             return
-        if cnp.PyArray_SIZE(w) == 0 or (not self.forward and self.leaves_gaps()):
+        for i in range(0 if self.forward else self.rank):
+            gaps = gaps or leaves_gaps(self.kernel[i], self.stride[i], self.dilation[i])
+        if cnp.PyArray_SIZE(w) == 0 or gaps:
             y[...] = 0
             if bias is not None:
                 y += bias.reshape(self.job.groups, -1, *(1,) * self.rank).astype(y.dtype)
@@ -742,20 +698,12 @@ cdef class Dense:
             at += (self.kernel[i] - 1) * ws[3 + i]
         return at
 
-    cdef bint leaves_gaps(self):
-        """Whether a stride steps over input positions that no kernel position meets."""
-        for i in range(self.rank):
-            met = {self.dilation[i] * j % self.stride[i] for j in range(min(self.kernel[i], self.stride[i]))}
-            if len(met) < self.stride[i]:
-                return True
-        return False
-
     cdef int run_phases(self, const Job* given, const char* w, int more, int threads) except -1:
         """The input gradient, residue by residue of the input position modulo the stride."""
         cdef Job job
         cdef Axis* axis
         cdef const char* a
-        cdef Py_ssize_t phases = 1, phase, rest, s, d, f, h, p, j
+        cdef Py_ssize_t phases = 1, phase, rest, s, p, j
         cdef int i
         for i in range(self.rank):
             phases *= min(self.stride[i], self.size[i])
@@ -765,24 +713,17 @@ cdef class Dense:
             rest = phase
             for i in range(self.rank - 1, -1, -1):
                 axis = &job.axis[more + i]
-                s, d = self.stride[i], self.dilation[i]
+                s = self.stride[i]
                 p = rest % min(s, self.size[i])
                 rest //= min(s, self.size[i])
-                f, h = d, s
-                while h:
-                    f, h = h, f % h
-                # Kernel positions j, j + s/f, j + 2s/f, ... meet this residue.
-                j = 0
-                while j < self.kernel[i] and (p + self.lo[i] - d * j) % s != 0:
-                    j += 1
-                axis.k = ceil_div(self.kernel[i] - j, s // f)
+                j = take_residue(
+                    axis, p, self.size[i], self.kernel[i], self.out_size[i], s, self.dilation[i], self.lo[i]
+                )
                 if axis.k <= 0:
                     break
-                axis.n, axis.rule, axis.offset = self.out_size[i], CONSTANT, (p + self.lo[i] - d * j) // s  # exact
-                axis.p, axis.q, axis.m = -(d // f), 1, ceil_div(self.size[i] - p, s)
                 a += j * axis.a
                 job.y += p * axis.y
-                axis.a *= s // f
+                axis.a *= kernel_step(s, self.dilation[i])
                 axis.y *= s
             else:
                 self.run_job(&job, a, threads)

@@ -27,6 +27,10 @@ cdef extern from "simd.h":
     local_vec vec_lower(local_vec a, local_vec b) noexcept nogil
     local_vec vec_upper(local_vec a, local_vec b) noexcept nogil
 
+cdef enum:
+    MAX_OWN = 9    # vectors of `tile_own`: 3 x 3 kernel positions
+    WIDE_OWN = 14  # or these, if MAX_ACC allows: pictures in networks are 7 times a power of two wide
+
 
 cdef enum:
     # Products a layer's kernel sums one by one before it adds them to what there is. A tile takes as long as seven more
@@ -35,8 +39,8 @@ cdef enum:
 
 
 cdef inline always_inline_void _step(
-    const bint apart, const bint fresh, const int rows, const int vectors, Py_ssize_t taps, const real* const* tap,
-    Py_ssize_t at, const real* w, const Py_ssize_t* place, Py_ssize_t step, local_vec* acc,
+    const bint apart, const bint own, const bint fresh, const int rows, const int vectors, Py_ssize_t taps,
+    const real* const* tap, Py_ssize_t at, const real* w, const Py_ssize_t* place, Py_ssize_t step, local_vec* acc,
 ) noexcept nogil:
     # The multiply loop, adding to `acc`, or to zero. Inlined with constant `rows` and `vectors`, so that the loops over
     # them unroll and all sums live in registers. gcc does that early enough only for loops inside another one. Weights
@@ -53,7 +57,11 @@ cdef inline always_inline_void _step(
         p = tap[t] + at
         if apart:
             q = w + place[t]
-        if rows == 1:  # nothing to share: each load is used and gone
+        if own:
+            x[0] = vec_load(q)
+            for v in range(vectors):
+                acc[v] += x[0] * (<const vec*>(p + (v * LANES if place == NULL else place[v])))[0]
+        elif rows == 1:  # nothing to share: each load is used and gone
             for v in range(vectors):
                 acc[v] += q[0] * vec_load(p + v * LANES)
         else:
@@ -63,7 +71,7 @@ cdef inline always_inline_void _step(
                 for v in range(vectors):
                     acc[r * vectors + v] += q[r * step if apart else r] * x[v]
         if not apart:
-            q += step
+            q += LANES if own else step
 
 
 cdef inline always_inline_void _clear(const int count, local_vec* total) noexcept nogil:
@@ -73,35 +81,36 @@ cdef inline always_inline_void _clear(const int count, local_vec* total) noexcep
 
 
 cdef inline always_inline_void _add(
-    const int rows, const int vectors, const real* const* src, Py_ssize_t shift, local_vec* acc
+    const int rows, const int vectors, const real* const* src, Py_ssize_t shift, Py_ssize_t across, local_vec* acc
 ) noexcept nogil:
     cdef int r, v
     for r in range(rows):
         for v in range(vectors if src[r] != NULL else 0):
-            acc[r * vectors + v] += (<const vec*>(src[r] + shift + v * LANES))[0]
+            acc[r * vectors + v] += (<const vec*>(src[r] + shift + v * across))[0]
 
 
 cdef inline always_inline_void _tile(
-    const bint apart, const int rows, const int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap,
-    Py_ssize_t at, const real* w, const Py_ssize_t* place, const real* const* src, real* const* dst, Py_ssize_t step,
-    bint carry,
+    const bint apart, const bint own, const int rows, const int vectors, Py_ssize_t panels, Py_ssize_t taps,
+    const real* const* tap, Py_ssize_t at, const real* w, const Py_ssize_t* place, const real* const* src,
+    real* const* dst, Py_ssize_t step, bint carry, Py_ssize_t across,
 ) noexcept nogil:
+    # `across`: reals from one vector of sums to the next.
     cdef local_vec acc[MAX_ACC]
     cdef Py_ssize_t _panel, shift = 0
     cdef int r, v
     for _panel in range(panels):
-        if carry and not apart:
+        if carry and not (apart or own):
             _clear(rows * vectors, acc)
-            _add(rows, vectors, src, shift, acc)
-            _step(False, False, rows, vectors, taps, tap, at, w, NULL, step, acc)
+            _add(rows, vectors, src, shift, across, acc)
+            _step(False, False, False, rows, vectors, taps, tap, at, w, NULL, step, acc)
         else:
-            _step(apart, True, rows, vectors, taps, tap, at, w, place, step, acc)
-            _add(rows, vectors, src, shift, acc)
+            _step(apart, own, True, rows, vectors, taps, tap, at, w, place, step, acc)
+            _add(rows, vectors, src, shift, across, acc)
         for r in range(rows):
             for v in range(vectors):
-                (<vec*>(dst[r] + shift + v * LANES))[0] = acc[r * vectors + v]
-        at += vectors * LANES
-        shift += vectors * LANES
+                (<vec*>(dst[r] + shift + v * across))[0] = acc[r * vectors + v]
+        at += step if own else vectors * LANES
+        shift += vectors * across
 
 
 cdef inline always_inline_void _any_tile(
@@ -110,63 +119,63 @@ cdef inline always_inline_void _any_tile(
 ) noexcept nogil:
     if vectors == 8:
         if rows == 1:
-            _tile(apart, 1, 8, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 1, 8, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif MAX_ACC >= 24 and rows == 2:
-            _tile(apart, 2, 8, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 2, 8, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif MAX_ACC >= 24 and rows == 3:
-            _tile(apart, 3, 8, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 3, 8, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
     elif vectors == 4:
         if rows == 1:
-            _tile(apart, 1, 4, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 1, 4, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif rows == 2:
-            _tile(apart, 2, 4, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 2, 4, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif rows == 3:
-            _tile(apart, 3, 4, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 3, 4, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif MAX_ACC >= 24 and rows == 4:
-            _tile(apart, 4, 4, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 4, 4, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif MAX_ACC >= 24 and rows == 5:
-            _tile(apart, 5, 4, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 5, 4, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif MAX_ACC >= 24 and rows == 6:
-            _tile(apart, 6, 4, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 6, 4, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
     elif vectors == 3:
         if rows == 1:
-            _tile(apart, 1, 3, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 1, 3, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif rows == 2:
-            _tile(apart, 2, 3, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 2, 3, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif rows == 3:
-            _tile(apart, 3, 3, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 3, 3, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif rows == 4:
-            _tile(apart, 4, 3, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 4, 3, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif MAX_ACC >= 24 and rows == 5:
-            _tile(apart, 5, 3, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 5, 3, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif MAX_ACC >= 24 and rows == 6:
-            _tile(apart, 6, 3, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 6, 3, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
     elif vectors == 2:
         if rows == 1:
-            _tile(apart, 1, 2, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 1, 2, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif rows == 2:
-            _tile(apart, 2, 2, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 2, 2, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif rows == 3:
-            _tile(apart, 3, 2, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 3, 2, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif rows == 4:
-            _tile(apart, 4, 2, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 4, 2, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif rows == 5:
-            _tile(apart, 5, 2, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 5, 2, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif MAX_ROWS >= 6:
-            _tile(apart, 6, 2, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 6, 2, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
     else:
         if rows == 1:
-            _tile(apart, 1, 1, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 1, 1, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif rows == 2:
-            _tile(apart, 2, 1, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 2, 1, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif rows == 3:
-            _tile(apart, 3, 1, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 3, 1, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif rows == 4:
-            _tile(apart, 4, 1, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 4, 1, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif rows == 5:
-            _tile(apart, 5, 1, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 5, 1, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
         elif MAX_ROWS >= 6:
-            _tile(apart, 6, 1, panels, taps, tap, at, w, place, src, dst, step, carry)
+            _tile(apart, False, 6, 1, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
 
 
 cdef inline void tile(
@@ -190,6 +199,37 @@ cdef inline void tile_apart(
     _any_tile(True, rows, vectors, 1, taps, tap, at, w, place, src, dst, across, False)
 
 
+cdef inline void tile_own(
+    int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap, Py_ssize_t at, const real* w,
+    const Py_ssize_t* place, Py_ssize_t step, const real* src, real* dst, Py_ssize_t across,
+) noexcept nogil:
+    """`panels` rows of up to MAX_OWN vectors, each lane with its own weights: those of tap t are ``w[t * LANES]`` on.
+
+    Vector v of a tap is ``place[v]`` reals from where its lanes start, that of the next row `step` reals further on.
+    Those of `src`, which may be NULL, and `dst` are `across` reals apart. WIDE_OWN vectors lie side by side everywhere.
+    """
+    if vectors == 1:
+        _tile(False, True, 1, 1, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+    elif vectors == 2:
+        _tile(False, True, 1, 2, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+    elif vectors == 3:
+        _tile(False, True, 1, 3, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+    elif vectors == 4:
+        _tile(False, True, 1, 4, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+    elif vectors == 5:
+        _tile(False, True, 1, 5, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+    elif vectors == 6:
+        _tile(False, True, 1, 6, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+    elif vectors == 7:
+        _tile(False, True, 1, 7, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+    elif vectors == 8:
+        _tile(False, True, 1, 8, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+    elif vectors == 9:
+        _tile(False, True, 1, 9, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+    elif MAX_ACC >= WIDE_OWN:
+        _tile(False, True, 1, WIDE_OWN, panels, taps, tap, at, w, NULL, &src, &dst, step, False, LANES)
+
+
 cdef inline always_inline_void _sweep_row(
     const bint chained, const bint spill, const int first, const int last, const int vectors, Py_ssize_t taps,
     Py_ssize_t chain, const real* const* tap, Py_ssize_t at, const real* w, Py_ssize_t step, local_vec* total,
@@ -198,13 +238,13 @@ cdef inline always_inline_void _sweep_row(
     cdef local_vec acc[MAX_ACC]
     cdef int i
     while chained and taps > chain:
-        _step(False, True, last - first, vectors, chain, tap, at, w, NULL, step, acc)
+        _step(False, False, True, last - first, vectors, chain, tap, at, w, NULL, step, acc)
         for i in range((last - first) * vectors):
             total[first * vectors + i] += acc[i]
         tap += chain
         w += chain * step
         taps -= chain
-    _step(False, True, last - first, vectors, taps, tap, at, w, NULL, step, acc)
+    _step(False, False, True, last - first, vectors, taps, tap, at, w, NULL, step, acc)
     for i in range((last - first) * vectors):
         total[first * vectors + i] = vec_now(total[first * vectors + i] + acc[i])
     if spill:

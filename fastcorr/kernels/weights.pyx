@@ -334,11 +334,11 @@ cdef void leave(const Job* job, const Unit* u, Scratch* s) noexcept nogil:
                     copy_line(sums + block * LANES, s.line + i * LANES, LANES)
                 turn(s.line, LANES, m, n, s.line + LANES * LANES, LANES)
                 to = row + k // taps * step_c + k % taps // bs * step_a + k % bs * step_b
-                for c in range(n if job.turn > 0 else 0):
-                    for i in range(m):
-                        s.line[(LANES + c) * LANES + i] += (<real*>(to + c * (step_r if job.turned else step_c)))[i]
                 for c in range(n):
-                    store(type, s.line + (LANES + c) * LANES, to + c * (step_r if job.turned else step_c), m, step_b)
+                    for i in range(m if job.turn > 0 else 0):
+                        s.line[(LANES + c) * LANES + i] += (<real*>to)[i]
+                    store(type, s.line + (LANES + c) * LANES, to, m, step_b)
+                    to += step_r if job.turned else step_c
                 k += m
 
 
@@ -350,7 +350,8 @@ cdef void run_unit(const void* given, Py_ssize_t index, void* scratch) noexcept 
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef const Axis* axis
-    cdef Py_ssize_t patch, first = (job.turn * job.slices + u.slice) * job.slice, rest, kernel, line0, lane0, lines, width, at, segments
+    cdef Py_ssize_t patch, first = (job.turn * job.slices + u.slice) * job.slice
+    cdef Py_ssize_t rest, kernel, line0, lane0, lines, width, at, segments
     cdef const char* x
     cdef const char* g
     cdef int i

@@ -1,0 +1,640 @@
+"""Depthwise layers and both their gradients: each channel of X meets only features of its own, any rank.
+
+ALGORITHM   y[n, g, r, l] = bias[g, r] + sum over c, j of  A[g, r, c, j] * X[n, g, c, offset + p*j + q*l], axis by axis.
+            The output of a layer is that with one c, A = w, X = x, q = stride, p = dilation. Its input gradient is that
+            with one r, A = w, X = g (the gradient of y), for the input positions of one residue modulo the stride at a
+            time, as in dense.pyx. Its weight gradient is  A[g, r, j] = sum over n, l of  y[n, g, r, l] * X[...].
+
+SCHEDULE    Lanes are neighbouring groups: they share no sample, so each has weights of its own. A unit is LANES groups
+            by some lines of one place (batch entry, position along all but the last two axes); for a weight gradient
+            by a slice, many such blocks in order. The samples under a block are gathered into a panel, [line][position]
+            [group]: there each tap of each position is one aligned vector. Units run in parallel.
+
+                y, x   tile: taps (c, j), vectors are neighbouring positions    sums [row][position][group] -> y
+                w      tile: taps are positions, their weights y, vectors are kernel positions j
+
+NUMERICS    Chunks of at most CHUNK taps are summed on their own and added in order. Of a weight gradient, blocks of
+            lines are too, and slices of these. All follow from the shape alone: results are bitwise the same for any
+            number of threads, y and x also for any batch and any position.
+
+CALLER MUST give w, and bias, in the build's own type, and a result that is aligned, native and overlaps no operand.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdlib cimport malloc
+from libc.string cimport memset
+cimport numpy as cnp
+
+import numpy as np
+
+from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store
+from .panel cimport Axis, ceil_div, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
+from .team cimport run_units
+from .tile cimport LANES, MAX_ACC, MAX_OWN, WIDE_OWN, real, tile_own, turn, vec
+
+cnp.import_array()
+
+cdef enum:
+    MAX_AXES = 64
+    CHUNK = 128                        # taps whose vectors of one tile fill half of L1
+    SPREAD = 4                         # strides from tap to tap that are few enough to gather all samples
+    PATCH = 1024                       # positions of a weight gradient that are gathered at a time
+    SLICE = 2048                       # positions that are worth sums of their own
+    SLICES = 1024                      # by groups, at most
+
+cdef Py_ssize_t PANEL_BYTES = 192 << 10                       # per thread, in a 1 MB L2
+cdef Py_ssize_t MOST_POSITIONS = 256                          # of a line
+cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
+
+
+cdef struct Source:
+    Format format
+    bint plain                         # reals that are read as they are
+    Py_ssize_t group                   # bytes from one to the next
+    const char* data
+    const char* end                    # of all that may be read
+    real fill
+
+
+cdef struct Job
+cdef struct Job:
+    bint weights                       # the result is A
+    Py_ssize_t batch, x_batch, y_batch
+    Py_ssize_t groups
+    Py_ssize_t rows, y_row
+    Py_ssize_t channels, x_channel
+    int naxes                          # at least 2; the last two are `line` and `lane`
+    Axis axis[MAX_AXES]
+    Axis y_axis[2]                     # weights: `line` and `lane` of y as samples
+    Py_ssize_t image_taps              # of the last two axes
+    Py_ssize_t images                  # planes of channels and of taps of the other axes
+    Py_ssize_t together                # of these, gathered at a time
+    Py_ssize_t places
+    Py_ssize_t lines, segment                                 # of a block, positions of each
+    Py_ssize_t blocks, line_blocks, segments                  # of groups; of the lines of one place
+    Py_ssize_t slice, slices           # weights: line blocks and segments in each
+    Py_ssize_t pitch, plane            # reals from line to line in the panel, of an image
+    # An input gradient has a job for each residue of the last axis; that number `phase` of `phases`. Together they make
+    # whole lines of `width` samples.
+    Py_ssize_t phase, phases, width
+    const Job* next
+    Py_ssize_t units
+    Source x, y
+    real* a                            # [block][row][image][tap][group]; weights: [slice][block]...
+    const real* bias                   # [block][row][group]; NULL: none
+
+
+cdef struct Scratch:
+    void* block
+    real* panel                        # [image][strip of lines][strip of positions][line][position][group]
+    real* sums                         # [row][line][position][group]; weights: the panel of y
+    real* line                         # [group][position]
+    const real** tap
+    Py_ssize_t* image_tap              # where each tap of one image starts in the panel
+
+
+cdef struct Block:
+    Py_ssize_t index, groups           # of LANES groups; those that exist
+    Py_ssize_t batch
+    Py_ssize_t position[MAX_AXES]      # along all but the last two axes
+    Py_ssize_t line0, lines, lane0, width
+
+
+cdef inline Block find_block(const Job* job, Py_ssize_t index, Py_ssize_t patch) noexcept nogil:
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef Block b
+    b.index, b.groups = index, min(<Py_ssize_t>LANES, job.groups - index * LANES)
+    b.lane0 = patch % job.segments * job.segment
+    b.width = min(job.segment, lane.m - b.lane0)
+    patch //= job.segments
+    b.line0 = patch % job.line_blocks * job.lines
+    b.lines = min(job.lines, line.m - b.line0)
+    b.batch = find_place(job.axis, job.naxes, patch // job.line_blocks, b.position)
+    return b
+
+
+cdef inline Py_ssize_t step(const Axis* axis) noexcept nogil:
+    """Samples in the panel from one position to the next."""
+    return 1 if axis.spread else axis.q
+
+
+cdef inline Py_ssize_t extent(const Axis* axis, Py_ssize_t positions) noexcept nogil:
+    """Samples in a strip of the panel under so many positions."""
+    return (positions - 1) * step(axis) + axis.shift + 1
+
+
+cdef inline Py_ssize_t first_sample(const Axis* axis, Py_ssize_t strip, Py_ssize_t position) noexcept nogil:
+    return axis.offset + axis.q * position + (axis.p * strip if axis.spread else min(0, axis.p * (axis.k - 1)))
+
+
+cdef inline void fill_positions(real* to, Py_ssize_t n, real value) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n * LANES):
+        to[i] = value
+
+
+cdef void gather_line(
+    const Source* source, const char* x, Py_ssize_t groups, const Axis* axis, Py_ssize_t u, Py_ssize_t stride,
+    Py_ssize_t count, real* line, real* to,
+) noexcept nogil:
+    """X[u], X[u + stride], ...: `count` samples of each group side by side, and room for LANES more."""
+    cdef Py_ssize_t first = min(max(0, -u), count), last = max(first, min(axis.n - u, count)), i, k
+    cdef Py_ssize_t across = source.group // <Py_ssize_t>sizeof(real), width = (ceil_div(count, LANES) + 1) * LANES
+    cdef const char* p = x + u * axis.x
+    # Past the last of few samples others are read, if there are any.
+    cdef bint room = last - first >= LANES or (
+        p + (first + LANES) * <Py_ssize_t>sizeof(real) + max(0, source.group * (LANES - 1)) <= source.end
+    )
+    if (
+        source.plain and groups == LANES and stride == 1 and (axis.rule == CONSTANT or last - first == count)
+        and (across == 1 or (axis.x == sizeof(real) and room))
+    ):
+        i = first
+        if across == 1:  # channels last: samples lie as in the panel
+            for i in range(first, last):
+                (<vec*>(to + i * LANES))[0] = (<const vec*>(p + i * axis.x))[0]
+        else:
+            while i < last:
+                if last - first >= LANES:
+                    i = min(i, last - LANES)
+                turn(<const real*>p + i, across, LANES, LANES, to + i * LANES, LANES)
+                i += LANES
+        fill_positions(to, first, source.fill)
+        fill_positions(to + last * LANES, count - last, source.fill)
+        return
+    for k in range(groups):
+        gather(
+            &source.format, x + k * source.group, line + k * width, count, u, stride, axis.n, axis.x, axis.rule,
+            source.fill,
+        )
+    for i in range(ceil_div(count, LANES)):
+        turn(line + i * LANES, width, LANES, LANES, to + i * LANES * LANES, LANES)
+
+
+cdef void gather_image(
+    const Source* source, const char* x, const Axis* line, const Axis* lane, const Block* b, Py_ssize_t most_lines,
+    Py_ssize_t pitch, real* buffer, real* to,
+) noexcept nogil:
+    """One image under a block: [strip of lines][strip of positions][line][position][group]. x NULL: only fill."""
+    cdef Py_ssize_t row, column, i, u, v
+    cdef Py_ssize_t count = extent(lane, b.width), lines = extent(line, b.lines)
+    for row in range(line.strips):
+        for column in range(lane.strips):
+            v = first_sample(lane, column, b.lane0)
+            for i in range(lines):
+                u = -1
+                if x != NULL:
+                    u = first_sample(line, row, b.line0) + i * (line.q if line.spread else 1)
+                    u = extend(u, line.n, line.rule)
+                if u < 0:
+                    fill_positions(to, count, source.fill)
+                else:
+                    gather_line(
+                        source, x + u * line.x, b.groups, lane, v, lane.q if lane.spread else 1, count, buffer, to
+                    )
+                to += pitch
+            to += (extent(line, most_lines) - lines) * pitch
+
+
+cdef void find_image_taps(const Job* job, Scratch* s) noexcept nogil:
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t a, b, at, t = 0, strip = extent(line, job.lines) * job.pitch
+    for a in range(line.k):
+        for b in range(lane.k):
+            at = (a if line.spread else 0) * lane.strips + (b if lane.spread else 0)
+            at *= strip
+            at += 0 if line.spread else (line.p * a - min(0, line.p * (line.k - 1))) * job.pitch
+            at += 0 if lane.spread else (lane.p * b - min(0, lane.p * (lane.k - 1))) * LANES
+            s.image_tap[t] = at
+            t += 1
+
+
+cdef void start_sums(const Job* job, Py_ssize_t block, Py_ssize_t row, Py_ssize_t n, real* sums) noexcept nogil:
+    """The bias, or 0, of `n` positions of one phase."""
+    cdef Py_ssize_t i
+    for i in range(n * LANES):
+        sums[i // LANES * job.phases * LANES + i % LANES] = 0 if job.bias == NULL else (
+            job.bias[(block * job.rows + row) * LANES + i % LANES]
+        )
+
+
+cdef void add_taps(
+    const Job* job, const Block* b, Py_ssize_t at, Py_ssize_t taps, Py_ssize_t whole, Scratch* s
+) noexcept nogil:
+    """All products of a chunk, to the sums, of which a line has `whole`; tap `at` of all is its first."""
+    cdef Py_ssize_t place[MAX_OWN]
+    cdef Py_ssize_t across = step(&job.axis[job.naxes - 1]) * LANES, apart = job.phases * LANES
+    cdef Py_ssize_t n = ceil_div(b.width, ceil_div(b.width, MAX_OWN)), panels, most, r, i, j, v
+    cdef const real* a
+    cdef real* sums
+    cdef bint fresh = at == 0 and job.bias == NULL
+    if MAX_ACC >= WIDE_OWN and across == LANES and apart == LANES and b.width % WIDE_OWN == 0:
+        n = WIDE_OWN
+    for v in range(MAX_OWN):
+        place[v] = v * across
+    for r in range(job.rows):
+        a = job.a + ((b.index * job.rows + r) * job.images * job.image_taps + at) * LANES
+        for i in range(b.lines):
+            sums = s.sums + ((r * b.lines + i) * whole + job.phase) * LANES
+            v = i * step(&job.axis[job.naxes - 2]) * job.pitch
+            if at == 0 and job.bias != NULL:
+                start_sums(job, b.index, r, b.width, sums)
+            j, most = b.width, n
+            while j > 0:  # as many as share the line evenly, then the rest
+                most = min(most, j)
+                panels = j // most
+                tile_own(
+                    <int>most, panels, taps, s.tap, v, a, place, most * across, NULL if fresh else sums, sums, apart
+                )
+                v += panels * most * across
+                sums += panels * most * apart
+                j -= panels * most
+
+
+cdef void leave(const Job* job, const Block* b, Py_ssize_t width, Scratch* s) noexcept nogil:
+    """The sums to y, lines of `width`, LANES positions of LANES groups at a time."""
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef bint plain = job.y.plain and lane.y == sizeof(real)
+    cdef Py_ssize_t lines = b.lines, across = job.y.group // <Py_ssize_t>sizeof(real), i, j, k, buffer
+    cdef const real* sums = s.sums
+    cdef char* y
+    if plain and line.y == width * lane.y:  # lines follow each other, here and there
+        width *= lines
+        lines = 1
+    buffer = (ceil_div(width, LANES) + 1) * LANES
+    for i in range(job.rows * lines):
+        y = <char*>y_start(job, b) + i // lines * job.y_row + i % lines * line.y
+        y += b.line0 * line.y + b.lane0 * job.phases * lane.y
+        j = 0
+        if job.y.plain and across == 1 and b.groups == LANES:  # channels last
+            for j in range(width):
+                (<vec*>(y + j * lane.y))[0] = (<const vec*>(sums + j * LANES))[0]
+        elif plain and b.groups == LANES and width >= LANES:
+            while j < width:
+                j = min(j, width - LANES)
+                turn(sums + j * LANES, LANES, LANES, LANES, <real*>y + j, across)
+                j += LANES
+        else:
+            while j < width:
+                turn(sums + j * LANES, LANES, LANES, LANES, s.line + j, buffer)
+                j += LANES
+            for k in range(b.groups):
+                if plain:
+                    copy_line(s.line + k * buffer, <real*>y + k * across, width)
+                else:
+                    store(job.y.format.type, s.line + k * buffer, y + k * job.y.group, width, lane.y)
+        sums += width * LANES
+
+
+cdef inline const char* x_start(const Job* job, const Block* b, Py_ssize_t image) noexcept nogil:
+    cdef const char* x = job.x.data + b.batch * job.x_batch + b.index * LANES * job.x.group
+    return image_start(job.axis, job.naxes, x, job.x_channel, image, b.position)
+
+
+cdef inline const char* y_start(const Job* job, const Block* b) noexcept nogil:
+    cdef const char* y = job.y.data + b.batch * job.y_batch + b.index * LANES * job.y.group
+    cdef int i
+    for i in range(job.naxes - 2):
+        y += b.position[i] * job.axis[i].y
+    return y
+
+
+cdef void add_images(const Job* job, const Block* b, Py_ssize_t whole, Scratch* s) noexcept nogil:
+    """All products of one residue, to the sums."""
+    cdef Py_ssize_t first = 0, images, t0, t1, i
+    find_image_taps(job, s)
+    for i in range(job.rows * b.lines if job.images == 0 else 0):
+        start_sums(job, b.index, i // b.lines, b.width, s.sums + (i * whole + job.phase) * LANES)
+    while first < job.images:
+        images = min(job.together, job.images - first)
+        for i in range(images):
+            gather_image(
+                &job.x, x_start(job, b, first + i), &job.axis[job.naxes - 2], &job.axis[job.naxes - 1], b, job.lines,
+                job.pitch, s.line, s.panel + i * job.plane,
+            )
+        t1 = 0
+        while t1 < images * job.image_taps:
+            t0 = t1
+            t1 = min(images * job.image_taps, t0 + CHUNK)
+            for i in range(t0, t1):
+                s.tap[i - t0] = s.panel + i // job.image_taps * job.plane + s.image_tap[i % job.image_taps]
+            add_taps(job, b, first * job.image_taps + t0, t1 - t0, whole, s)
+        first += images
+
+
+cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept nogil:
+    """Some lines of one place, of LANES groups."""
+    cdef const Job* job = <const Job*>given
+    cdef const Job* one = job
+    cdef Py_ssize_t patches = job.places * job.line_blocks * job.segments
+    cdef Block b = find_block(job, unit // patches, unit % patches)
+    cdef Py_ssize_t whole = min(job.segment * job.phases, job.width - b.lane0 * job.phases)
+    while one != NULL:
+        b.width = ceil_div(whole - one.phase, job.phases)
+        if b.width > 0:
+            add_images(one, &b, whole, <Scratch*>scratch)
+        one = one.next
+    leave(job, &b, whole, <Scratch*>scratch)
+
+
+cdef void add_patch(const Job* job, const Block* b, bint fresh, Scratch* s, real* sums) noexcept nogil:
+    """All products of a block and one image, to its sums of all kernel positions."""
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t taps = b.lines * b.width, tiles = ceil_div(job.image_taps, MAX_OWN), t, t0, t1 = 0, k, n, at
+    cdef Py_ssize_t i = 0, j = 0
+    while t1 < taps:
+        t0 = t1
+        t1 = min(taps, t0 + CHUNK)
+        for t in range(t1 - t0):
+            s.tap[t] = s.panel + i * step(line) * job.pitch + j * step(lane) * LANES
+            j += 1
+            if j == b.width:
+                i, j = i + 1, 0
+        at = 0
+        for k in range(tiles):
+            n = ceil_div(job.image_taps - at, tiles - k)
+            tile_own(
+                <int>n, 1, t1 - t0, s.tap, 0, s.sums + t0 * LANES, s.image_tap + at, 0,
+                NULL if fresh and t0 == 0 else sums + at * LANES, sums + at * LANES, LANES,
+            )
+            at += n
+
+
+cdef void run_slice(const void* given, Py_ssize_t unit, void* scratch) noexcept nogil:
+    """All weights of LANES groups, summed over one slice of the positions."""
+    cdef const Job* job = <const Job*>given
+    cdef Scratch* s = <Scratch*>scratch
+    cdef Py_ssize_t first = unit // job.blocks * job.slice, patch, image, r
+    cdef Block b
+    cdef real* sums
+    for patch in range(first, min(first + job.slice, job.places * job.line_blocks * job.segments)):
+        b = find_block(job, unit % job.blocks, patch)
+        for image in range(job.images):
+            gather_image(
+                &job.x, x_start(job, &b, image), &job.axis[job.naxes - 2], &job.axis[job.naxes - 1], &b, job.lines,
+                job.pitch, s.line, s.panel,
+            )
+            for r in range(job.rows):
+                if image == 0 or job.rows > 1:
+                    gather_image(
+                        &job.y, y_start(job, &b) + r * job.y_row, &job.y_axis[0], &job.y_axis[1], &b, b.lines,
+                        b.width * LANES, s.line, s.sums,
+                    )
+                sums = job.a + ((unit * job.rows + r) * job.images + image) * job.image_taps * LANES
+                add_patch(job, &b, patch == first, s, sums)
+
+
+cdef void* scratch_new(const void* given) noexcept nogil:
+    """One block for one thread; NULL when memory is short."""
+    cdef const Job* job = <const Job*>given
+    cdef const Job* one = job
+    cdef Py_ssize_t whole = job.segment * job.phases, panel = 0, sums, line = job.lines * whole, taps = 0, tables
+    while one != NULL:
+        panel = max(panel, one.together * one.plane)
+        line = max(line, extent(&one.axis[one.naxes - 1], job.segment))
+        taps = max(taps, one.image_taps)
+        one = one.next
+    # A line is gathered in whole vectors, and turned so too.
+    panel += LANES * LANES
+    sums = (job.lines * whole * (1 if job.weights else job.rows) + LANES) * LANES
+    line = (line + 2 * LANES) * LANES
+    tables = (sizeof(Scratch) + (CHUNK + taps) * sizeof(Py_ssize_t) + 63) // 64 * 64
+    cdef void* block = malloc(64 + tables + (panel + sums + line) * sizeof(real))
+    if block == NULL:
+        return NULL
+    cdef char* p = <char*>((<size_t>block + 63) // 64 * 64)
+    cdef Scratch* s = <Scratch*>p
+    s.block = block
+    s.tap = <const real**>(p + sizeof(Scratch))
+    s.image_tap = <Py_ssize_t*>(s.tap + CHUNK)
+    s.panel = <real*>(p + tables)
+    s.sums = s.panel + panel
+    s.line = s.sums + sums
+    memset(s.panel, 0, (panel + sums + line) * sizeof(real))
+    if job.weights:
+        find_image_taps(job, s)
+    return s
+
+
+cdef void lay_out_panel(Job* job) noexcept:
+    """Strips, and images that are gathered together."""
+    cdef Axis* axis
+    cdef Py_ssize_t i
+    job.image_taps, job.images, job.places = 1, job.channels, job.batch
+    for i in range(job.naxes - 2):
+        job.images *= job.axis[i].k
+        job.places *= job.axis[i].m
+    for i in range(job.naxes - 2, job.naxes):
+        axis = &job.axis[i]
+        if axis.k <= 0:
+            axis.k = 1
+            job.images = 0
+        job.image_taps *= axis.k
+        axis.shift = abs(axis.p) * (axis.k - 1)
+        axis.spread = abs(axis.p) > SPREAD * axis.q or axis.shift + 1 < axis.q
+        axis.strips = axis.k if axis.spread else 1
+        axis.shift = 0 if axis.spread else axis.shift
+    job.together = 1 if job.weights else max(1, min(job.images, CHUNK // job.image_taps))
+
+
+cdef void measure_panel(Job* job) noexcept:
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    job.pitch = extent(lane, job.segment) * LANES
+    job.plane = line.strips * lane.strips * extent(line, job.lines) * job.pitch
+
+
+cdef void lay_out(Job* job, int threads) noexcept:
+    """Blocks of lines. They decide the order of a weight gradient's sums, and then follow from the shape alone."""
+    cdef Axis* line = &job.axis[job.naxes - 2]
+    cdef Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t i, most
+    lay_out_panel(job)
+    job.blocks = ceil_div(job.groups, LANES)
+    job.segments = ceil_div(lane.m, max(1, MOST_POSITIONS // job.phases))
+    job.segment = ceil_div(lane.m, job.segments)
+    job.segments = ceil_div(lane.m, job.segment)
+    if job.weights:
+        most = PATCH // job.segment
+    else:
+        i = job.together * line.strips * lane.strips * extent(lane, job.segment) + job.rows * job.phases * job.segment
+        most = PANEL_BYTES // (i * LANES * <Py_ssize_t>sizeof(real))
+        most = max(most - line.shift, line.shift // 2) // step(line)
+        if threads > 1:
+            most = min(most, line.m * job.blocks * job.places * job.segments // (4 * threads))
+    most = min(line.m, max(1, most))
+    job.line_blocks = ceil_div(line.m, most)
+    job.lines = ceil_div(line.m, job.line_blocks)
+    job.line_blocks = ceil_div(line.m, job.lines)
+    job.units = job.blocks * job.places * job.line_blocks * job.segments
+    measure_panel(job)
+    if job.weights:
+        i = job.places * job.line_blocks * job.segments
+        most = job.places * line.m * lane.m // SLICE
+        job.slice = ceil_div(i, max(1, min(most, SLICES // job.groups)))
+        job.slices = ceil_div(i, job.slice)
+        job.units = job.slices * job.blocks
+
+
+cdef void set_source(Source* source, cnp.ndarray a) noexcept:
+    cdef int i
+    source.format, source.group = format_of(a), cnp.PyArray_STRIDE(a, 1)
+    source.plain = source.format.type == real_type() and not source.format.raw
+    source.plain = source.plain and source.group % <Py_ssize_t>sizeof(real) == 0
+    source.data = <const char*>cnp.PyArray_DATA(a)
+    source.end = source.data + cnp.PyArray_ITEMSIZE(a)
+    for i in range(cnp.PyArray_NDIM(a)):
+        source.end += max(0, (cnp.PyArray_DIM(a, i) - 1) * cnp.PyArray_STRIDE(a, i))
+
+
+cdef class Depth:
+    """One Contraction with one channel per group, laid out for this build."""
+
+    cdef Job job
+    cdef object form
+    cdef list rules
+    cdef double rate
+
+    def __cinit__(self, form, rules, fill, double rate):
+        cdef Job* job = &self.job
+        self.form, self.rules, self.rate = form, rules, rate
+        job.batch, job.groups, job.weights = form.batch, form.groups, form.result == "w"
+        job.rows, job.channels = (1, form.features) if form.result == "x" else (form.features, 1)
+        job.x.fill = 0 if form.result == "x" else fill
+
+    def run(self, cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray out not None, bias, int threads):
+        """`out` = the contraction of canonical operands: w (of this build's type) and x, or w and y, or y and x.
+
+        `bias` has one real per row, or is None.
+        """
+        cdef Job job = self.job
+        cdef int i, rank = self.form.rank
+        cdef cnp.ndarray y = a if job.weights else out, packed
+        cdef Axis* axis
+        form, w = self.form, out if job.weights else a
+        cdef bint gaps = a.size == 0
+        if out.size == 0:
+            return
+        if form.result == "x":
+            for i in range(rank):
+                gaps = gaps or leaves_gaps(form.kernel[i], form.stride[i], form.dilation[i])
+        if gaps:
+            out[...] = 0
+            if bias is not None:
+                out += bias.reshape(form.groups, -1, *(1,) * rank).astype(out.dtype)
+            if a.size == 0:
+                return
+        job.naxes, job.phases, job.width = max(2, rank), 1, out.shape[out.ndim - 1] if rank else 1
+        set_source(&job.x, b)
+        set_source(&job.y, y)
+        job.x_batch, job.x_channel, job.y_batch, job.y_row = b.strides[0], b.strides[2], y.strides[0], y.strides[2]
+        for i in range(job.naxes - rank):
+            job.axis[i] = unit_axis()
+        for i in range(rank):
+            axis = &job.axis[job.naxes - rank + i]
+            axis.x, axis.y, axis.a = b.strides[3 + i], y.strides[3 + i], 0
+            axis.n, axis.rule, axis.offset = form.size[i], self.rules[i], -form.padding[i][0]
+            axis.k, axis.p, axis.m, axis.q = form.kernel[i], form.dilation[i], form.out_size[i], form.stride[i]
+        if form.flip:
+            w = np.flip(w, tuple(range(3, 3 + rank)))
+        if bias is not None:
+            packed = self.pack(bias.reshape(form.groups, -1))
+            job.bias = <const real*>cnp.PyArray_DATA(packed)
+        if job.weights:
+            self.run_weights(&job, w, threads)
+        elif form.result == "y":
+            self.run_jobs(&job, [self.pack(w)], threads)
+        else:
+            self.run_phases(&job, w, threads)
+
+    cdef cnp.ndarray pack(self, w):
+        """Groups last, in blocks of LANES."""
+        cdef Py_ssize_t groups = w.shape[0], blocks = ceil_div(w.shape[0], LANES)
+        padded = np.zeros((blocks * LANES, w.size // groups), w.dtype)
+        padded[:groups] = w.reshape(groups, -1)
+        return np.ascontiguousarray(padded.reshape(blocks, LANES, -1).swapaxes(1, 2))
+
+    cdef int run_weights(self, Job* job, w, int threads) except -1:
+        cdef int i
+        for i in range(2):
+            job.y_axis[i] = unit_axis()
+            job.y_axis[i].n, job.y_axis[i].x = job.axis[job.naxes - 2 + i].m, job.axis[job.naxes - 2 + i].y
+        lay_out(job, threads)
+        kind = "f" if <real>0.5 != 0 else "i"
+        sums = np.empty((job.slices, job.blocks, w.size // w.shape[0], LANES), f"{kind}{sizeof(real)}")
+        self.run_jobs(job, [sums], threads)
+        total = sums[0]
+        for i in range(1, job.slices):
+            total += sums[i]
+        w[...] = total.swapaxes(1, 2).reshape(-1, w.size // w.shape[0])[: w.shape[0]].reshape(w.shape)
+        return 0
+
+    cdef int run_phases(self, const Job* given, w, int threads) except -1:
+        """The input gradient, residue by residue of the input position modulo the stride, those of `lane` at once."""
+        cdef Py_ssize_t phases, phase, j
+        cdef int i, rank = self.form.rank
+        cdef Job* job
+        cdef Axis* axis
+        form = self.form
+        counts = [min(s, n) for s, n in zip(form.stride, form.size, strict=True)] or [1]
+        phases = counts.pop()
+        room = np.empty(phases * sizeof(Job), np.uint8)
+        for residues in np.ndindex(*counts):
+            arrays = []
+            for phase in range(phases):
+                job = <Job*>cnp.PyArray_DATA(room) + phase
+                job[0] = given[0]
+                job.phase, job.phases = phase, phases
+                met, taps = [True], [...]
+                for i in range(rank):
+                    axis = &job.axis[job.naxes - rank + i]
+                    j = phase
+                    if i < rank - 1:
+                        j = residues[i]
+                        job.y.data += j * axis.y
+                        axis.y *= form.stride[i]
+                    j = take_residue(
+                        axis, j, form.size[i], form.kernel[i], form.out_size[i], form.stride[i], form.dilation[i],
+                        -axis.offset,
+                    )
+                    met.append(axis.k > 0)
+                    taps.append(slice(j, None, kernel_step(form.stride[i], form.dilation[i])))
+                if not all(met[:rank]):
+                    break
+                arrays.append(self.pack(w[tuple(taps)]) if met[rank] else w)
+            else:
+                self.run_jobs(<Job*>cnp.PyArray_DATA(room), arrays, threads)
+        return 0
+
+    cdef int run_jobs(self, Job* job, list arrays, int threads) except -1:
+        """The loops over jobs of one result, with a look at Ctrl-C now and then; the first has the most positions."""
+        cdef Py_ssize_t done = 0, slab, i, count = len(arrays)
+        cdef int failed = 0
+        cdef double work = 1
+        cdef cnp.ndarray array
+        lay_out(job, threads)
+        for i in range(count):
+            array = arrays[i]
+            job[i].a, job[i].next = <real*>cnp.PyArray_DATA(array), NULL
+            if i > 0:
+                lay_out_panel(&job[i])
+                job[i].lines, job[i].segment, job[i - 1].next = job.lines, job.segment, &job[i]
+                measure_panel(&job[i])
+            work += <double>job.lines * job.segment * job.rows * job[i].images * job[i].image_taps * LANES
+        work *= job.slice if job.weights else 1
+        slab = <Py_ssize_t>max(<double>threads, min(<double>job.units, SLAB_SECONDS * self.rate * threads / work))
+        while done < job.units and not failed:
+            with nogil:
+                failed = run_units(
+                    job, done, min(job.units, done + slab), 1, threads, scratch_new,
+                    run_slice if job.weights else run_unit,
+                )
+            done += slab
+            PyErr_CheckSignals()
+        if failed:
+            raise MemoryError("no scratch memory for the kernel")
+        return 0
