@@ -360,11 +360,6 @@ def _rebuild(p, x_dtype, k, method):
 # --- layers and gradients ---------------------------------------------------------------------------------------------
 
 
-# Groups of one channel from which on lanes are groups, by result. With 8 groups kernels/dense.pyx makes y and x in 0.6
-# to 1.7 times the time, with 16 in 1 to 2.4 times; with 4 kernels/weights.pyx takes 3.5 times as long for w.
-DEPTHWISE = {"y": 16, "x": 16, "w": 4}
-
-
 class Layers:
     """The compiled loops of kernels/dense.pyx, kernels/depth.pyx, kernels/weights.pyx and kernels/local.pyx."""
 
@@ -383,7 +378,7 @@ class Layers:
         family = "weights" if form.result == "w" else "dense"
         if form.local:
             family = "local"
-        elif form.channels == 1 and form.groups >= DEPTHWISE[form.result]:
+        elif form.channels == 1 and form.groups >= tuning.DEPTHWISE[form.result]:
             family = "depth"
         return kernels.find(family, form.dtype)
 

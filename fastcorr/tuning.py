@@ -25,3 +25,7 @@ REFERENCE_TAP = 5e-9
 # Below this estimate a call stays on one thread. Waking a sleeping pool costs 5-50 us, and a busy neighbour makes a
 # small parallel call far slower in its worst cases; between 50 and 200 us the mean hardly moves.
 SERIAL = 1e-4
+
+# Groups of one channel from which on lanes are groups (kernels/depth.pyx), by result. With 8 groups kernels/dense.pyx
+# makes y and x in 0.6 to 1.7 times the time, with 16 in 1 to 2.4; with 4 kernels/weights.pyx takes 3.5 times as long.
+DEPTHWISE = {"y": 16, "x": 16, "w": 4}

@@ -156,8 +156,8 @@ def test_large(name, dtype, level):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", ["float32", "int64"])
 def test_slices_one_after_the_other(dtype, level):
-    """A weight gradient that is too large to keep one for each slice of the taps."""
-    form, _ = layer((1, 64, 4500), (64, 64, 70), None, np.dtype(dtype))
+    """A weight gradient that is too large to keep many: slices add to the sums of those before."""
+    form, _ = layer((1, 64, 9000), (64, 64, 70), None, np.dtype(dtype))
     form = form.weight_grad()
     g, x, _ = operands(form)
     windows = np.lib.stride_tricks.sliding_window_view(x[0, 0].astype(np.float64), 70, axis=1)
