@@ -7,6 +7,7 @@ import inspect
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from math import prod
+from operator import mul
 from types import MappingProxyType
 
 import numpy as np
@@ -40,24 +41,131 @@ class Direct:
         return None
 
     @staticmethod
+    def decline(task):
+        """Why `auto` leaves it alone all the same; None if it does not."""
+
+    @staticmethod
     def _rate(task):
         return tuning.RATE[kernels.find("plane", task.problem.dtype).element][task.level]
 
     @classmethod
     def cost(cls, task):
-        """Estimated seconds on one thread."""
+        """Estimated seconds of one batch entry on one thread: the batch has no say in what is chosen."""
+        element = kernels.find("plane", task.problem.dtype).element
+        return sum(map(mul, cls.work(task), tuning.DIRECT[element][task.level].values()))
+
+    @staticmethod
+    def work(task):
+        """What one batch entry is made of, in the order of tuning.DIRECT."""
         p = task.problem
-        parts = task.x_parts * task.k_parts
-        outputs = prod(p.out_shape)
-        return tuning.CALL + outputs * (tuning.OUTPUT + prod(p.kernel) * parts / cls._rate(task))
+        if p.rank == 0:
+            return task.x_parts, task.x_parts * task.k_parts, 0, 0, 0, 0, 0, 0
+        parts, taps = task.x_parts * task.k_parts, prod(p.kernel)
+        lanes = tuning.VECTOR_BYTES[task.level] // np.empty(0, p.dtype).real.itemsize
+        width, lines = p.out_size[-1], prod(p.out_size[:-1])
+        products = lines * -(-width // lanes) * lanes * taps * parts
+        # Lines of x that a line of outputs is the first to meet, for each tap of the axes before the last two.
+        met = lines * prod(p.kernel[:-2]) * task.x_parts * (min(p.stride[-2], p.kernel[-2]) if p.rank > 1 else 1)
+        reach = min((width - 1) * p.stride[-1] + p.span[-1], width * p.kernel[-1])
+        gathered = met * reach if p.stride[-1] > 1 else 0
+        outside = met * sum(max(0, n) for n in p.padding[-1]) if p.boundary[-1] != "constant" else 0
+        alone = products if p.rank == 1 else 0
+        outputs = lines * width * task.x_parts
+        return outputs, products, alone, lines * taps * parts, met, gathered, outside, taps * parts
 
     @classmethod
-    def build(cls, task):
-        """The object that runs: pack(k), run(x, k, y, threads, packed, fresh)."""
+    def build(cls, task, promised=False):
+        """The object that runs: pack(k), run(x, k, y, threads, packed, fresh). `promised`: as `auto` promises."""
         row = kernels.find("plane", task.problem.dtype)
         rules = [RULES.index(rule) for rule in task.problem.boundary]
         module = kernels.load(row, task.level)
         return module.Plane(task.problem, row.element, rules, task.x_parts, task.k_parts, cls._rate(task))
+
+
+class Spectrum:
+    """Overlap-save by the Fourier transform, kernels/spectrum.pyx."""
+
+    name = "fft"
+
+    @staticmethod
+    def refuse(task):
+        if kernels.find("spectrum", task.problem.dtype) is None:
+            exact = task.problem.dtype.kind in "biu"
+            return f"{task.problem.dtype} is {'exact' if exact else 'finer than float64'}, a Fourier transform is not"
+        return None
+
+    @staticmethod
+    def decline(task):
+        if prod(task.problem.kernel) < tuning.SPECTRUM_TAPS:
+            return f"fewer than {tuning.SPECTRUM_TAPS} taps: whole numbers stay exact"
+        return None
+
+    @staticmethod
+    def _choice(task):
+        row = kernels.find("spectrum", task.problem.dtype)
+        module = kernels.load(row, task.level)
+        pair = task.problem.dtype.kind != "c"
+        return row, module, module.choose(task.problem, pair, tuning.SPECTRUM[row.element][task.level])
+
+    @classmethod
+    def cost(cls, task):
+        return cls._choice(task)[2][2]
+
+    @classmethod
+    def build(cls, task, promised=False):
+        row, module, (points, seconds, _) = cls._choice(task)
+        rules = [RULES.index(rule) for rule in task.problem.boundary]
+        parts = task.x_parts, task.k_parts
+        tiles = module.Spectrum(task.problem, row.element, rules, *parts, points, seconds, promised)
+        return Local(task, tiles) if promised else tiles
+
+
+class Local:
+    """The method "fft" as `auto` runs it: tiles that an Inf, a NaN or an overflow spread over are computed directly."""
+
+    def __init__(self, task, tiles):
+        self.task, self.tiles = task, tiles
+
+    def _kernel_reals(self):
+        p = self.task.problem
+        return prod(p.k_shape) * self.task.k_parts
+
+    def pack(self, k):
+        """The spectra, and behind them the samples of `k`."""
+        reals = np.empty(0, self.task.k_dtype).real.dtype
+        packed = self.tiles.pack(k, self._kernel_reals())
+        packed[packed.size - self._kernel_reals() :] = k.reshape(-1).view(reals)
+        return packed
+
+    def run(self, x, k, y, threads, packed, fresh):
+        spread = self.tiles.run(x, k, y, threads, packed, fresh)
+        if spread is None:
+            return
+        p, task = self.task.problem, self.task
+        if packed:
+            samples = k[k.size - self._kernel_reals() :].astype(np.empty(0, task.k_dtype).real.dtype)
+            shape = (*p.k_batch, *p.kernel) if p.k_batched else p.kernel
+            k = samples.view(task.k_dtype).reshape(shape)
+        if len(spread) == self.tiles.tiles:  # at once: a part takes 100 us to prepare
+            Direct.build(task).run(x, k, y, threads, False, False)
+            return
+        x, y = p.canonical(x), p.canonical(y)
+        for tile in spread:
+            for entry, start, outputs in self.tiles.boxes(tile):
+                self._direct(x, k, y, threads, entry, start, outputs)
+
+    def _direct(self, x, k, y, threads, entry, start, outputs):
+        """`outputs` of them from `start` on, per kernel axis, of one batch entry; all arrays canonical."""
+        p = self.task.problem
+        rows = zip(p.size, p.padding, start, outputs, p.span, p.stride, strict=True)
+        padding = tuple((lo - i * s, (m - 1) * s + k - n - lo + i * s) for n, (lo, _), i, m, k, s in rows)
+        axes = tuple(range(p.rank))
+        box = replace(p, x_shape=p.size, k_shape=p.kernel, axes=axes, padding=padding)
+        x = x[tuple(0 if n == 1 else i for i, n in zip(entry, x.shape, strict=False))]
+        y = y[(*entry, *(slice(i, i + m) for i, m in zip(start, outputs, strict=True)))]
+        if p.k_batched:
+            k = k[tuple(0 if n == 1 else i for i, n in zip(entry, k.shape, strict=False))]
+        Direct.build(replace(self.task, problem=box)).run(x, k, y, threads, False, False)
 
 
 class Reference:
@@ -73,12 +181,16 @@ class Reference:
         return None
 
     @staticmethod
+    def decline(task):
+        return None
+
+    @staticmethod
     def cost(task):
         taps = prod(task.problem.kernel)
-        return taps * (tuning.REFERENCE_CALL + prod(task.problem.out_shape) * tuning.REFERENCE_TAP)
+        return taps * (tuning.REFERENCE_CALL + prod(task.problem.out_size) * tuning.REFERENCE_TAP)
 
     @classmethod
-    def build(cls, task):
+    def build(cls, task, promised=False):
         return cls(task)
 
     def pack(self, k):
@@ -88,7 +200,7 @@ class Reference:
         y[...] = reference.correlate(self.problem, x, self.problem.uncanonical(k) if self.problem.k_batched else k)
 
 
-METHODS = (Direct, Reference)
+METHODS = (Direct, Spectrum, Reference)
 
 
 @dataclass(frozen=True)
@@ -130,7 +242,10 @@ class Plan:
         yield f"  method {self.method}: ISA {level}, threads {n}"
         for name, cost in self.costs.items():
             mark = "->" if name == self.method else "  "
-            why = cost if isinstance(cost, str) else f"{cost * 1e3:.4g} ms estimated"
+            why = cost if isinstance(cost, str) else f"{cost * 1e3:.4g} ms estimated on one thread"
+            if not isinstance(cost, str) and name != self.method:
+                times = cost / self.costs[self.method]
+                why += f", {times:.3g} times as long" if times >= 1 else "; not asked for"
             yield f"  {mark} {name:<10} {why}"
 
 
@@ -140,6 +255,7 @@ class SignalPlan(Plan):
 
     task: Task
     arrays: tuple = field(repr=False)  # shapes and dtypes of x and k as the caller gave them
+    asked: str  # the method that the caller named, or "auto"
     method: str
     costs: dict = field(repr=False)  # method -> estimated seconds on one thread, or the reason against it
     runner: _call.Runner = field(repr=False)
@@ -167,7 +283,7 @@ class SignalPlan(Plan):
 
     def __reduce__(self):
         (_, x_dtype), _ = self.arrays
-        return _rebuild, (self.task.problem, x_dtype, self.k, self.method)
+        return _rebuild, (self.task.problem, x_dtype, self.k, self.asked)
 
     def __str__(self):
         p = self.problem
@@ -233,15 +349,19 @@ def _plan(p, x_dtype, k_dtype, method, level):
     if method != "auto" and method not in names:
         raise ValueError(f"method={method!r} is not one of 'auto', {', '.join(map(repr, names))}")
     task = Task(p, *_cast(p, x_dtype, k_dtype), level)
-    costs = {m.name: m.refuse(task) or m.cost(task) for m in METHODS}
-    if method == "auto":
-        method = min((m for m in names if not isinstance(costs[m], str)), key=costs.get)
+    entries = prod(p.batch_shape)
+    auto = method == "auto"
+    costs = {m.name: m.refuse(task) or (auto and m.decline(task)) or m.cost(task) for m in METHODS}
+    chosen = method
+    if auto:
+        chosen = min((name for name in names if not isinstance(costs[name], str)), key=costs.get)
     elif isinstance(costs[method], str):
         raise ValueError(f"method={method!r} cannot serve this call: {costs[method]}")
-    chosen = METHODS[names.index(method)]
+    costs = {name: cost if isinstance(cost, str) else tuning.CALL + entries * cost for name, cost in costs.items()}
     x_cast = None if _loads(task.x_dtype, x_dtype) else task.x_dtype
-    runner = _call.Runner(chosen.build(task), p, x_cast, task.k_dtype, costs[method], tuning.SERIAL, _available_threads)
-    return SignalPlan(task, ((p.x_shape, x_dtype), (p.k_shape, k_dtype)), method, costs, runner)
+    kernel = METHODS[names.index(chosen)].build(task, auto)
+    runner = _call.Runner(kernel, p, x_cast, task.k_dtype, costs[chosen], tuning.SERIAL, _available_threads)
+    return SignalPlan(task, ((p.x_shape, x_dtype), (p.k_shape, k_dtype)), method, chosen, costs, runner)
 
 
 def _cast(p, x_dtype, k_dtype):
@@ -350,7 +470,8 @@ def _layer_plan(face, x_shape, x_dtype, w, bias, options):
 
 
 def _bind(found, k):
-    return SignalPlan(found.task, found.arrays, found.method, found.costs, found.runner, k, found.runner.pack(k))
+    described = found.task, found.arrays, found.asked, found.method, found.costs
+    return SignalPlan(*described, found.runner, k, found.runner.pack(k))
 
 
 def _rebuild(p, x_dtype, k, method):

@@ -47,9 +47,11 @@ def correlate(
         Keep every stride-th sample of the result, from the first on.
     dilation : int or sequence of int, optional
         Samples from one kernel tap to the next.
-    method : {'auto', 'direct', 'reference'}, optional
-        'direct' is the compiled multiply loop, 'reference' the definition in plain NumPy (slow, any dtype), 'auto'
-        the fastest that changes nothing you see. `plan` shows the choice.
+    method : {'auto', 'direct', 'fft', 'reference'}, optional
+        'direct' is the compiled multiply loop, 'fft' the Fourier transform of overlapping blocks: floats only, far
+        faster for large kernels, but an error of up to ``eps * log2(N) * max|x| * sum|k|`` anywhere, and a NaN or Inf
+        spreads. 'reference' is the definition in plain NumPy (slow, any dtype). 'auto' takes 'fft' for floats under
+        32 taps and more where that is faster, and keeps a NaN or Inf where it belongs. `plan` shows the choice.
     dtype : dtype, optional
         Cast `x` and `k` to this first. Default ``numpy.result_type(x, k)``.
     out : ndarray, optional

@@ -27,15 +27,25 @@ class Kernel:
     dtypes: tuple
 
 
+_FLOATS = (
+    ("float32", "float", ("float16", "float32", "complex64")),
+    ("float64", "double", ("float64", "complex128")),
+)
+_INTEGERS = (
+    ("int32", "int32_t", ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32")),
+    ("int64", "int64_t", ("int64", "uint64")),
+)
 KERNELS = tuple(
     Kernel(family, *rest)
-    for family in ("plane", "dense", "depth", "weights", "local")
-    for rest in (
-        ("float32", "float", ("float16", "float32", "complex64")),
-        ("float64", "double", ("float64", "complex128")),
-        ("int32", "int32_t", ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32")),
-        ("int64", "int64_t", ("int64", "uint64")),
+    for family, elements in (
+        ("plane", _FLOATS + _INTEGERS),
+        ("dense", _FLOATS + _INTEGERS),
+        ("depth", _FLOATS + _INTEGERS),
+        ("weights", _FLOATS + _INTEGERS),
+        ("local", _FLOATS + _INTEGERS),
+        ("spectrum", _FLOATS),
     )
+    for rest in elements
 )
 
 

@@ -2,6 +2,7 @@
  * the instruction set from the compiler's flags. Without the vector attribute a vector has one lane: slow and right. */
 #ifndef FASTCORR_SIMD_H
 #define FASTCORR_SIMD_H
+#include <stddef.h>
 #include <stdint.h>
 
 typedef REAL real;
@@ -137,4 +138,23 @@ static inline local_vec vec_upper(local_vec a, local_vec b) { return vec_mixed(a
 static inline local_vec vec_lower(local_vec a, local_vec b) { return a; } /* never called: one lane has no other */
 static inline local_vec vec_upper(local_vec a, local_vec b) { return b; }
 #endif
+
+/* The largest butterfly whose points, a real and an imaginary vector each, fit the registers. */
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { MAX_RADIX = 8 };
+#else
+enum { MAX_RADIX = 4 };
+#endif
+
+/* Lines of `bytes` from `p` on, on their way into the cache before they are needed: to be read, or to be overwritten. */
+static inline void prefetch(const char *p, ptrdiff_t bytes) {
+#if defined(__GNUC__)
+    for (ptrdiff_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0);
+#endif
+}
+static inline void prefetch_to_write(char *p, ptrdiff_t bytes) {
+#if defined(__GNUC__)
+    for (ptrdiff_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 1);
+#endif
+}
 #endif
