@@ -22,4 +22,4 @@ def show_config():
     print(f"OpenMP    {openmp}")
     print(f"ISA       {isa.LEVEL} (built: {', '.join(isa.built())}; usable: {', '.join(isa.usable())})")
     print(f"threads   {threads.get_num_threads()}")
-    print("FFT       none: no method of this version uses one")
+    print("FFT       its own: kernels/spectrum.pyx")
