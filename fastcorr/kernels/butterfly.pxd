@@ -6,12 +6,10 @@ The inverse is the same butterfly with the two parts exchanged: swap(z) = i conj
 swap(conj(w) z) = w swap(z). All is in place and in registers: the callers' loops are unrolled around these.
 """
 
-from .tile cimport LANES, always_inline_void, local_vec, real, vec, vec_load
+from .tile cimport LANES, always_inline_void, local_vec, real, transpose_lanes, vec, vec_load
 
 cdef extern from "simd.h":
     enum: MAX_RADIX
-    local_vec vec_lower(local_vec a, local_vec b) noexcept nogil
-    local_vec vec_upper(local_vec a, local_vec b) noexcept nogil
 
 cdef enum Turn:  # what a pass multiplies each point with
     NO_TURN
@@ -165,32 +163,6 @@ cdef inline always_inline_void _dft_lanes(const bint forward, local_vec* a, loca
             _dft4(a, b, i, i + 4, i + 8, i + 12)
 
 
-cdef inline always_inline_void _interleave(const local_vec* a, local_vec* b) noexcept nogil:
-    cdef int i
-    for i in range(LANES // 2):
-        b[2 * i] = vec_lower(a[i], a[i + LANES // 2])
-        b[2 * i + 1] = vec_upper(a[i], a[i + LANES // 2])
-
-
-cdef inline always_inline_void _transpose(local_vec* a) noexcept nogil:
-    # Lane i of vector j becomes lane j of vector i: log2(LANES) perfect shuffles.
-    cdef local_vec b[LANES]
-    cdef int i
-    if LANES == 4 or LANES == 16:
-        _interleave(a, b)
-        _interleave(b, a)
-        if LANES == 16:
-            _interleave(a, b)
-            _interleave(b, a)
-    elif LANES > 1:
-        _interleave(a, b)
-        if LANES == 8:
-            _interleave(b, a)
-            _interleave(a, b)
-        for i in range(LANES):
-            a[i] = b[i]
-
-
 cdef inline always_inline_void _pass(
     const int radix, const bint forward, const int turn, real* re, real* im, Py_ssize_t blocks, Py_ssize_t count,
     Py_ssize_t step, Py_ssize_t apart, Py_ssize_t columns, const real* turns,
@@ -290,17 +262,17 @@ cdef inline always_inline_void _lanes(
     for _group in range(groups):
         for i in range(LANES):
             a[i] = vec_load(re + at[i])
-        _transpose(a)
+        transpose_lanes(a)
         for i in range(LANES):
             b[i] = vec_load(im + at[i])
-        _transpose(b)
+        transpose_lanes(b)
         _dft_lanes(True, a, b)
         if there_and_back:
             for i in range(LANES):
                 _turn(a + i, b + i, vec_load(kre + at[i]), vec_load(kim + at[i]))
             _dft_lanes(False, b, a)
-            _transpose(a)
-            _transpose(b)
+            transpose_lanes(a)
+            transpose_lanes(b)
         for i in range(LANES):
             (<vec*>(re + at[i]))[0] = a[i]
             (<vec*>(im + at[i]))[0] = b[i]

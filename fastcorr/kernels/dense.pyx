@@ -30,9 +30,9 @@ from libc.string cimport memset
 cimport numpy as cnp
 
 from .line cimport Format, copy_line, extend, format_of, gather, real_type, store
-from .panel cimport Axis, ceil_div, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
+from .panel cimport Axis, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
 from .team cimport run_units
-from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, real, tile_apart, tile_vectors, turn
+from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, ceil_div, real, tile_apart, tile_vectors, turn
 
 cnp.import_array()
 

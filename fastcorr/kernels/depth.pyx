@@ -28,9 +28,9 @@ cimport numpy as cnp
 import numpy as np
 
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store
-from .panel cimport Axis, ceil_div, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
+from .panel cimport Axis, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
 from .team cimport run_units
-from .tile cimport LANES, MAX_ACC, MAX_OWN, WIDE_OWN, real, tile_own, turn, vec
+from .tile cimport LANES, MAX_ACC, MAX_OWN, WIDE_OWN, ceil_div, real, tile_own, turn, vec
 
 cnp.import_array()
 

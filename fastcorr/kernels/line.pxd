@@ -7,7 +7,7 @@ type and stride into contiguous `real`s, `store` takes them back out, `gather` a
 from libc.stdint cimport int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, int64_t, uint64_t
 cimport numpy as cnp
 
-from .tile cimport LANES, real, turn, vec
+from .tile cimport LANES, ceil_div, real, turn, vec
 
 cdef extern from "half.h":
     ctypedef struct half:
@@ -288,7 +288,7 @@ cdef inline void transpose(
     Whole vectors are read, of fewer columns than a vector has past the last, and written: past the last row.
     """
     cdef Py_ssize_t i, j
-    for i in range((rows + LANES - 1) // LANES):
+    for i in range(ceil_div(rows, LANES)):
         i *= LANES
         j = 0
         while j < columns:

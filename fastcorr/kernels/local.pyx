@@ -34,6 +34,7 @@ from libc.string cimport memcpy
 cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, extend, format_of, gather, load, real_type, store, transpose
+from .panel cimport kernel_step
 from .team cimport run_units
 from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, real, tile, tile_apart
 
@@ -128,7 +129,7 @@ cdef struct Place:
 
 
 cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    """For b > 0 and any a."""
+    """For b > 0 and any a: that of tile.pxd is for a >= 0."""
     return (a + b - 1) // b if a > 0 else -(-a // b)
 
 
@@ -861,14 +862,11 @@ cdef class Local:
         """Positions by their residue modulo d/gcd(s, d): those of one read samples d apart, d = 1 to all loops."""
         cdef Job job
         cdef Axis* axis
-        cdef Py_ssize_t phases = 1, phase, rest, residue, s, d, f, h
+        cdef Py_ssize_t phases = 1, phase, rest, residue, s, d
         cdef Py_ssize_t residues[MAX_AXES]
         cdef int i
         for i in range(given.naxes):
-            f, h = self.dilation[i], self.stride[i]
-            while h:
-                f, h = h, f % h
-            residues[i] = self.dilation[i] // f
+            residues[i] = kernel_step(self.dilation[i], self.stride[i])  # d / gcd(s, d)
             phases *= min(residues[i], given.axis[i].m)
         for phase in range(phases):
             job = given[0]

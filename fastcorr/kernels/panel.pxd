@@ -1,6 +1,7 @@
 """What layers share around their panels: axes, where images start, residues of a stride."""
 
 from .line cimport CONSTANT, extend
+from .tile cimport ceil_div
 
 cdef struct Axis:
     Py_ssize_t n, x                    # samples of X, bytes from one to the next
@@ -12,10 +13,6 @@ cdef struct Axis:
     # strip for each tap.
     Py_ssize_t strips, shift
     bint spread
-
-
-cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return (a + b - 1) // b
 
 
 cdef inline Axis unit_axis() noexcept nogil:

@@ -37,7 +37,8 @@ from .line cimport (
 )
 from .team cimport run_units, scratch_free
 from .tile cimport (
-    LANES, MAX_ACC, MAX_ROWS, SWEEP_ROWS, SWEEP_VECTORS, real, stream_fence, sums_carry, sweep, sweep_rows, tile,
+    LANES, MAX_ACC, MAX_ROWS, SWEEP_ROWS, SWEEP_VECTORS, ceil_div, real, stream_fence, sums_carry, sweep, sweep_rows,
+    tile,
 )
 
 cnp.import_array()
@@ -131,10 +132,6 @@ cdef struct Scratch:
     real** result                          # per active row: where the finished one goes
     const real** tap                       # where the taps of all input rows of one sweep start
     const char** base                      # of each of these rows: what its taps keep a fixed distance from, or NULL
-
-
-cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return (a + b - 1) // b
 
 
 cdef inline Py_ssize_t class_rows(const Job* job, Py_ssize_t phase) noexcept nogil:

@@ -33,7 +33,7 @@ enum { MAX_ROWS = 6, MAX_ACC = 24, SWEEP_ROWS = 7, PAIR_ROWS = 3, SWEEP_VECTORS 
 #else
 enum { MAX_ROWS = 5, MAX_ACC = 12, SWEEP_ROWS = 6, PAIR_ROWS = 0, SWEEP_VECTORS = 2 };
 #endif
-enum { LANES = sizeof(vec) / sizeof(real), MAX_LANES = VECTOR_BYTES / 4 };
+enum { LANES = sizeof(vec) / sizeof(real) };
 
 /* What is in `x` is in a register here and now: gcc neither folds its computation into what uses it nor puts it off. */
 #if defined(__GNUC__) && defined(__x86_64__)

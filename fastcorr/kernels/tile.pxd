@@ -12,7 +12,6 @@ cdef extern from "simd.h":
     ctypedef double local_vec
     ctypedef void always_inline_void
     enum: LANES
-    enum: MAX_LANES
     enum: MAX_ROWS
     enum: MAX_ACC
     enum: SWEEP_ROWS
@@ -36,6 +35,11 @@ cdef enum:
     # Products a layer's kernel sums one by one before it adds them to what there is. A tile takes as long as seven more
     # taps to begin and end: 95 GFLOP/s with 64, 100 with 128, 105 with 256. Sums of more would be less exact.
     CHUNK = 256
+
+
+cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    """For a >= 0."""
+    return (a + b - 1) // b
 
 
 cdef inline always_inline_void _step(
@@ -446,11 +450,10 @@ cdef inline void sweep(
 
 cdef inline int tile_vectors(int most, Py_ssize_t lanes) noexcept nogil:
     """Of the next tile, `most` at most. Narrow ones take longer per lane, so they share the lanes evenly."""
-    cdef Py_ssize_t vectors = (lanes + LANES - 1) // LANES
+    cdef Py_ssize_t vectors = ceil_div(lanes, LANES)
     if most > 4 and vectors > 4:
         return most
-    cdef Py_ssize_t tiles = (vectors + min(4, most) - 1) // min(4, most)
-    return <int>((vectors + tiles - 1) // tiles)
+    return <int>ceil_div(vectors, ceil_div(vectors, min(4, most)))
 
 
 cdef inline always_inline_void _riffle(const local_vec* a, local_vec* b) noexcept nogil:
@@ -460,26 +463,37 @@ cdef inline always_inline_void _riffle(const local_vec* a, local_vec* b) noexcep
         b[2 * i + 1] = vec_upper(a[i], a[i + LANES // 2])
 
 
+cdef inline always_inline_void transpose_lanes(local_vec* a) noexcept nogil:
+    """Lane i of vector j becomes lane j of vector i: log2(LANES) riffles of all vectors."""
+    cdef local_vec b[LANES]
+    cdef int i
+    if LANES == 4 or LANES == 16:
+        _riffle(a, b)
+        _riffle(b, a)
+        if LANES == 16:
+            _riffle(a, b)
+            _riffle(b, a)
+    elif LANES > 1:
+        _riffle(a, b)
+        if LANES == 8:
+            _riffle(b, a)
+            _riffle(a, b)
+        for i in range(LANES):
+            a[i] = b[i]
+
+
 cdef inline void turn(
     const real* p, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t columns, real* to, Py_ssize_t to_step
 ) noexcept nogil:
-    """to[j][i] = p[i][j] for `rows` lines of `columns` reals, at most LANES of each, in log2(LANES) riffles.
+    """to[j][i] = p[i][j] for `rows` lines of `columns` reals, at most LANES of each.
 
     Whole vectors are read, and written: past the last row.
     """
-    cdef local_vec a[MAX_LANES]
-    cdef local_vec b[MAX_LANES]
+    cdef local_vec a[LANES]
     cdef int i
     for i in range(LANES):
         a[i] = (<const vec*>(p + min(<Py_ssize_t>i, rows - 1) * step))[0]
-    if LANES > 1:
-        _riffle(a, b)
-    if LANES > 2:
-        _riffle(b, a)
-    if LANES > 4:
-        _riffle(a, b)
-    if LANES > 8:
-        _riffle(b, a)
+    transpose_lanes(a)
     for i in range(LANES):
         if i < columns:
-            (<vec*>(to + i * to_step))[0] = b[i] if LANES == 2 or LANES == 8 else a[i]
+            (<vec*>(to + i * to_step))[0] = a[i]

@@ -27,7 +27,7 @@ cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, load, real_type, store
 from .team cimport run_units
-from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, real, tile_apart, tile_vectors, turn
+from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, ceil_div, real, tile_apart, tile_vectors, turn
 
 cnp.import_array()
 
@@ -97,10 +97,6 @@ cdef struct Scratch:
 
 cdef struct Unit:
     Py_ssize_t slice, group, r0, r1, c0, c1, kernel, a0, a1, b0, b1
-
-
-cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return (a + b - 1) // b
 
 
 cdef Unit find_unit(const Job* job, Py_ssize_t index) noexcept nogil:
