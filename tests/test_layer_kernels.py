@@ -95,6 +95,7 @@ def test_random(local, dtype, level, make):
 
 # Each is larger than a block of its kind: lanes, lines, rows, channels, taps, kernel positions, slices.
 LARGE = {
+    "few-channels-long-kernel": ((2, 2, 5, 60), (40, 2, 2, 9), {"dilation": (1, 2), "padding": 1}),
     "lanes-in-segments": ((1, 3, 3000), (4, 3, 5), {"stride": 2}),
     "lines-in-blocks": ((1, 2, 90, 60), (3, 2, 3, 3), {"padding": 1}),
     "many-rows": ((1, 2, 9, 9), (700, 2, 3, 3), {}),
