@@ -252,7 +252,7 @@ cdef inline void butterflies(
 
 
 cdef inline always_inline_void _lanes(
-    const bint there_and_back, real* re, real* im, const Py_ssize_t* at, Py_ssize_t groups, const real* kre,
+    const bint there, const bint back, real* re, real* im, const Py_ssize_t* at, Py_ssize_t groups, const real* kre,
     const real* kim,
 ) noexcept nogil:
     cdef local_vec a[LANES]
@@ -262,14 +262,17 @@ cdef inline always_inline_void _lanes(
     for _group in range(groups):
         for i in range(LANES):
             a[i] = vec_load(re + at[i])
-        transpose_lanes(a)
+        if there:
+            transpose_lanes(a)
         for i in range(LANES):
             b[i] = vec_load(im + at[i])
-        transpose_lanes(b)
-        _dft_lanes(True, a, b)
-        if there_and_back:
+        if there:
+            transpose_lanes(b)
+            _dft_lanes(True, a, b)
+        if there and back:
             for i in range(LANES):
                 _turn(a + i, b + i, vec_load(kre + at[i]), vec_load(kim + at[i]))
+        if back:
             _dft_lanes(False, b, a)
             transpose_lanes(a)
             transpose_lanes(b)
@@ -280,16 +283,18 @@ cdef inline always_inline_void _lanes(
 
 
 cdef inline void across_lanes(
-    real* re, real* im, const Py_ssize_t* at, Py_ssize_t groups, const real* kre, const real* kim
+    bint there, bint back, real* re, real* im, const Py_ssize_t* at, Py_ssize_t groups, const real* kre, const real* kim
 ) noexcept nogil:
     """The transform over the lanes of each of LANES * groups vectors, which start at `at`; LANES of them together.
 
-    With `kre`, a spectrum that lies as the data do, their product with it and the way back too.
+    There and back with a product in between: by a spectrum that lies as the data do.
     """
-    if kre == NULL:
-        _lanes(False, re, im, at, groups, kre, kim)
+    if not back:
+        _lanes(True, False, re, im, at, groups, kre, kim)
+    elif there:
+        _lanes(True, True, re, im, at, groups, kre, kim)
     else:
-        _lanes(True, re, im, at, groups, kre, kim)
+        _lanes(False, True, re, im, at, groups, kre, kim)
 
 
 cdef inline void turn_lanes(real* re, real* im, Py_ssize_t count, const real* turn) noexcept nogil:
