@@ -9,8 +9,8 @@
 
     conv, conv_transpose, local_conv and every gradient        nn.py, gradients.py; layers.py keeps weights
       -> Contraction                 contraction.py    which array of <g, conv(x, w)> from the other two
-      -> contract                    planner.py        direct, or the definition
-           -> Dense, Weights, Local  kernels/<isa>/<element>/dense, weights, local
+      -> contract                    planner.py        direct, by Fourier transform, or the definition
+           -> Dense, Weights, Local, Frequency           kernels/<isa>/<element>/dense, weights, local, frequency
 
 reference.py is the definition; boundary.py, threads.py and isa.py say how signals go on past their ends, how many
 threads a call may use and which instruction set it runs on.

@@ -102,12 +102,12 @@ cdef class Runner:
 
 
 def claim(current_threads, run, *args):
-    """``run(*args, threads)`` with as many threads as others leave over, which are not left over meanwhile."""
+    """The result of ``run(*args, threads)``, with the threads that others leave over; meanwhile they are not."""
     global _busy
     cdef Py_ssize_t taken = current_threads(_busy)
     try:
         _busy += taken
-        run(*args, taken)
+        return run(*args, taken)
     finally:
         _busy -= taken
 

@@ -48,8 +48,8 @@ def conv(
         Value past the ends for ``boundary='constant'``, cast to the dtype of the result.
     flip : bool, optional
         Flip the kernel along every spatial axis: convolution in the sense of mathematics.
-    method : {'auto', 'direct', 'reference'}, optional
-        As in `correlate`.
+    method : {'auto', 'direct', 'fft', 'reference'}, optional
+        As in `correlate`. 'fft' sums over channels per frequency: the error is that of one kernel of all their taps.
     dtype : dtype, optional
         Cast `x`, `w` and `bias` to this first. Default ``numpy.result_type(x, w, bias)``.
     out : ndarray, optional

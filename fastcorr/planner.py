@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from math import prod
 from operator import mul
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 
@@ -82,6 +82,20 @@ class Direct:
         return module.Plane(task.problem, row.element, rules, task.x_parts, task.k_parts, cls._rate(task))
 
 
+def not_transformed(dtype):
+    """Why no Fourier transform serves results of `dtype`."""
+    return f"{dtype} is {'exact' if dtype.kind in 'biu' else 'finer than float64'}, a Fourier transform is not"
+
+
+def too_few_taps(kernel):
+    """Why `auto` does not transform a `kernel` of these sizes; None if it may."""
+    return (
+        f"fewer than {tuning.SPECTRUM_TAPS} taps: whole numbers stay exact"
+        if prod(kernel) < tuning.SPECTRUM_TAPS
+        else None
+    )
+
+
 class Spectrum:
     """Overlap-save by the Fourier transform, kernels/spectrum.pyx."""
 
@@ -89,16 +103,11 @@ class Spectrum:
 
     @staticmethod
     def refuse(task):
-        if kernels.find("spectrum", task.problem.dtype) is None:
-            exact = task.problem.dtype.kind in "biu"
-            return f"{task.problem.dtype} is {'exact' if exact else 'finer than float64'}, a Fourier transform is not"
-        return None
+        return None if kernels.find("spectrum", task.problem.dtype) else not_transformed(task.problem.dtype)
 
     @staticmethod
     def decline(task):
-        if prod(task.problem.kernel) < tuning.SPECTRUM_TAPS:
-            return f"fewer than {tuning.SPECTRUM_TAPS} taps: whole numbers stay exact"
-        return None
+        return too_few_taps(task.problem.kernel)
 
     @staticmethod
     def _choice(task):
@@ -462,9 +471,7 @@ def _layer_plan(face, x_shape, x_dtype, w, bias, options):
     described |= {"transposed": True} if face == "conv_transpose" else {"local": True} if face == "local_conv" else {}
     arrays, result = nn.as_arrays(dtype, x=np.broadcast_to(np.empty((), x_dtype), x_shape), w=w, bias=bias)
     form, _ = contraction.layer(*nn.shapes(arrays), result, **described)
-    refusal = check_method(form, method)
-    costs = {"direct": refusal or Layers.cost(form, isa.LEVEL), "reference": reference_cost(form)}
-    chosen = "reference" if refusal or method == "reference" else "direct"
+    chosen, costs = choose(form, method, isa.LEVEL)
     w = np.ascontiguousarray(w)
     return LayerPlan(face, ((x_shape, x_dtype),), w, bias, MappingProxyType(dict(options)), chosen, costs)
 
@@ -494,6 +501,10 @@ class Layers:
         return None
 
     @staticmethod
+    def decline(form):
+        """Why `auto` leaves it alone all the same; None if it does not."""
+
+    @staticmethod
     def row(form):
         """Of the table of kernels."""
         family = "weights" if form.result == "w" else "dense"
@@ -517,55 +528,125 @@ class Layers:
         rules = [RULES.index(rule) for rule in form.boundary]
         return getattr(kernels.load(row, level), row.family.title())(form, rules, fill, tuning.RATE[row.element][level])
 
-    @classmethod
-    def run(cls, form, a, b, bias, out, level, count):
-        """`out` = the result of real operands; `count` threads, or as many as the work is worth."""
-        row = cls.row(form)
-        if row.family in ("dense", "depth") and form.result != "w":  # they take the weights first, in their own type
-            a, b = np.ascontiguousarray(b, row.element), a
-        if bias is not None:
-            bias = np.ascontiguousarray(bias, row.element)
-        kernel = cls.build(form, level)
-        if count is None and cls.cost(form, level) <= tuning.SERIAL:
-            count = 1
-        if count is None:
-            _call.claim(_available_threads, kernel.run, a, b, out, bias)
+
+class Frequencies:
+    """Overlap-save with sums over channels or blocks per frequency, kernels/frequency.pyx."""
+
+    name = "fft"
+
+    @staticmethod
+    def refuse(form):
+        if form.local:
+            return "each output has a kernel of its own"
+        if not form.rank:
+            return "there is no axis to transform"
+        if Frequencies.row(form) is None:
+            return not_transformed(form.dtype)
+        return None
+
+    @staticmethod
+    def decline(form):
+        return too_few_taps(form.kernel)
+
+    @staticmethod
+    def row(form):
+        """Of the table of kernels."""
+        return kernels.find("frequency", form.dtype)
+
+    @staticmethod
+    @lru_cache(1024)
+    def _choice(form, level):
+        """(points of a tile per axis, axes in its order, seconds of one tile, seconds of it all)."""
+        row = kernels.find("spectrum", form.dtype)
+        module = kernels.load(row, level)
+        pairs = form.channels * form.features
+        transforms = (form.channels + form.features) / 2 + tuning.FREQUENCY_PRODUCT * (pairs - 1)
+        tiles = SimpleNamespace(rank=form.rank, stride=(1,) * form.rank)
+        tiles.span = problem.spans(form.kernel, form.dilation)
+        if form.result == "y":
+            tiles.out_size, tiles.stride = form.out_size, form.stride
+        elif form.result == "x":
+            tiles.out_size = form.size
         else:
-            kernel.run(a, b, out, bias, count)
+            tiles.out_size = tuple((m - 1) * s + 1 for m, s in zip(form.out_size, form.stride, strict=True))
+        rates = tuning.SPECTRUM[row.element][level]
+        points, seconds, entry = module.choose(tiles, True, rates, transforms, pairs)
+        return points, module.axes_of_tile(tiles), seconds, form.groups * entry
+
+    @classmethod
+    def cost(cls, form, level):
+        entries = form.batch if form.result == "w" else 1  # as if one entry were all, like the choice of tiles
+        parts = 4 if form.dtype.kind == "c" else 1
+        return tuning.CALL + parts * entries * cls._choice(form, level)[3]
+
+    @classmethod
+    @lru_cache(256)
+    def build(cls, form, level):
+        row = cls.row(form)
+        points, order, seconds, _ = cls._choice(form, level)
+        fill = np.asarray(form.fill).astype(row.element)[()]
+        rules = [RULES.index(rule) for rule in form.boundary]
+        return kernels.load(row, level).Frequency(form, rules, fill, points, order, seconds)
 
 
-def reference_cost(form):
-    """Estimated seconds of the definition."""
-    return prod(form.kernel) * form.channels * (tuning.REFERENCE_CALL + prod(form.shapes["y"]) * tuning.REFERENCE_TAP)
+class Definition:
+    """reference.py."""
+
+    name = "reference"
+
+    @staticmethod
+    def refuse(form):
+        return None
+
+    @staticmethod
+    def decline(form):
+        return None
+
+    @staticmethod
+    def cost(form, level):
+        taps = prod(form.kernel) * form.channels
+        return taps * (tuning.REFERENCE_CALL + prod(form.shapes["y"]) * tuning.REFERENCE_TAP)
 
 
-def check_method(form, method):
-    """Why the kernels cannot serve `form`, None if they can; ValueError if `method` is unknown or cannot either."""
-    if method not in ("auto", "direct", "reference"):
-        raise ValueError(f"method={method!r} is not one of 'auto', 'direct', 'reference'")
-    refusal = Layers.refuse(form)
-    if method == "direct" and refusal:
-        raise ValueError(f"method='direct' cannot serve this call: {refusal}")
-    return refusal
+LAYER_METHODS = (Layers, Frequencies, Definition)
+
+
+@lru_cache(1024)
+def choose(form, method, level):
+    """(name of the method, cost of each or the reason against it) for a Contraction."""
+    names = [m.name for m in LAYER_METHODS]
+    if method != "auto" and method not in names:
+        raise ValueError(f"method={method!r} is not one of 'auto', {', '.join(map(repr, names))}")
+    auto = method == "auto"
+    entries = form.batch if form.result != "w" else 1  # of a batch, which has no say
+    one = replace(form, batch=1) if entries != 1 else form
+    costs = {m.name: m.refuse(form) or (auto and m.decline(form)) or m.cost(one, level) for m in LAYER_METHODS}
+    if not auto and isinstance(costs[method], str):
+        raise ValueError(f"method={method!r} cannot serve this call: {costs[method]}")
+    if auto:
+        method = min((name for name in names if not isinstance(costs[name], str)), key=costs.get)
+    return method, {name: cost if isinstance(cost, str) else entries * cost for name, cost in costs.items()}
 
 
 def contract(form, a, b, method="auto", bias=None, out=None, *, level=None, count=None):
     """The result of a Contraction on its canonical operands; `bias`, one number per output channel, is added last."""
-    refusal = check_method(form, method)
+    level = level or isa.LEVEL
+    chosen, _ = choose(form, method, level)
     if out is None:
         out = np.empty(form.out_shape, form.dtype)
-    if method == "reference" or refusal:
+    how = chosen, method == "auto", level, count
+    if chosen == "reference":
         out[...] = reference.contract(form, a, b, bias)
     elif form.dtype.kind != "c":
-        _contract_real(form, a, b, bias, out, level, count)
+        _contract_real(form, a, b, bias, out, *how)
     else:
-        _contract_parts(form, a, b, out, level, count)
+        _contract_parts(form, a, b, out, *how)
         if bias is not None:
             out += bias
     return out
 
 
-def _contract_parts(form, a, b, out, level, count):
+def _contract_parts(form, a, b, out, *how):
     """(ar + i ai)(br + i bi) part by part, a real operand having one; past its ends x is as complex as inside."""
     if form.result == "y" and a.dtype.kind != "c" and form.fill.imag != 0:
         a = a.astype(form.dtype)
@@ -576,21 +657,38 @@ def _contract_parts(form, a, b, out, level, count):
         for j, q in enumerate((b.real, b.imag) if b.dtype.kind == "c" else (b,)):
             part = form.part("imag" if (i if form.result == "y" else j) else "real")
             product = np.empty(part.out_shape, part.dtype)
-            _contract_real(part, p, q, None, product, level, count)
+            _contract_real(part, p, q, None, product, *how)
             target = out.real if i == j else out.imag
             target += -product if i and j else product
 
 
-def _contract_real(form, a, b, bias, out, level, count):
+def _contract_real(form, a, b, bias, out, *how):
     if form.result == "x" and set(form.boundary) - {"constant"}:
         wide = _unfolded(form)
         gradient = np.empty(wide.out_shape, wide.dtype)
-        _contract_real(wide, a, b, None, gradient, level, count)
+        _contract_real(wide, a, b, None, gradient, *how)
         folded = _fold(form, gradient)
         out[...] = folded if bias is None else folded + bias.astype(folded.dtype)
         return
     a, b = (v if _loads(form.dtype, v.dtype) else v.astype(form.dtype) for v in (a, b))
-    Layers.run(form, a, b, bias, out, level or isa.LEVEL, count)
+    method, promised, level, count = how
+    if method == "fft" and not (_run(Frequencies, form, a, b, bias, out, level, count) and promised):
+        return
+    _run(Layers, form, a, b, bias, out, level, count)
+
+
+def _run(method, form, a, b, bias, out, level, count):
+    """`out` = the result of real operands, with `count` threads, or as many as the work is worth."""
+    kernel, row = method.build(form, level), method.row(form)
+    if form.result != "w" and not form.local:  # weights go first, in the kernel's own type
+        a, b = np.ascontiguousarray(b, row.element), a
+    if bias is not None:
+        bias = np.ascontiguousarray(bias, row.element)
+    if count is None and method.cost(form, level) <= tuning.SERIAL:
+        count = 1
+    if count is None:
+        return _call.claim(_available_threads, kernel.run, a, b, out, bias)
+    return kernel.run(a, b, out, bias, count)
 
 
 def _unfolded(form):

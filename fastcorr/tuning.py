@@ -147,3 +147,7 @@ SPECTRUM = {
     }
     for element, levels in SPECTRUM_LEVELS.items()
 }
+
+# A product of two tiles, in terms of one tile there and back (kernels/frequency.pyx). It decides how large tiles are
+# where channels are many.
+FREQUENCY_PRODUCT = 0.1

@@ -44,6 +44,7 @@ KERNELS = tuple(
         ("weights", _FLOATS + _INTEGERS),
         ("local", _FLOATS + _INTEGERS),
         ("spectrum", _FLOATS),
+        ("frequency", _FLOATS),
     )
     for rest in elements
 )

@@ -181,7 +181,10 @@ cdef void deliver_unit(
     cdef char* bad = job.bad if job.bad == NULL else job.bad + unit
     cdef Block b
     block_of(job, kernel, first, &b)
-    deliver(job.tile, job.axis, job.ytype, job.ypart, &b, 0, re, im if job.parts == 2 else <const real*>NULL, b.y, begin, min(end, b.outputs[0]), bad)
+    deliver(
+        job.tile, job.axis, job.ytype, job.ypart, &b, 0, re, im if job.parts == 2 else <const real*>NULL, b.y, begin,
+        min(end, b.outputs[0]), bad,
+    )
     if two:
         block_of(job, kernel, first + 1, &b)
         deliver(job.tile, job.axis, job.ytype, job.ypart, &b, 0, im, NULL, b.y, begin, min(end, b.outputs[0]), bad)
@@ -353,11 +356,14 @@ cdef Py_ssize_t smooth(Py_ssize_t n, Py_ssize_t of) noexcept:
 
 
 @cython.wraparound(True)
-def lane_axis(size):
-    """The kernel axis along the vectors of a tile: the last, unless it is so short that most lanes would be empty."""
-    last = len(size) - 1
-    longest = max(range(last + 1), key=lambda i: (size[i], i))
-    return longest if size[last] < LANES < size[longest] else last
+def axes_of_tile(problem):
+    """The kernel axes in the order of a tile: along the vectors the last, unless most lanes would be empty."""
+    size = [m + k - 1 for m, k in zip(problem.out_size, problem.span)]
+    axes = list(range(len(size)))
+    longest = max(axes, key=lambda i: (size[i], i))
+    if size[-1] < LANES < size[longest]:
+        axes.append(axes.pop(longest))
+    return axes
 
 
 cdef struct Rates:                         # see tuning.py
@@ -396,9 +402,10 @@ cdef enum:
     SIZES = 48          # tried per axis
 
 
-def choose(problem, bint pair, rates):
+def choose(problem, bint pair, rates, double transforms=1, double spectra=1):
     """(points of a tile per kernel axis, seconds of one, seconds of one batch entry); `rates` as in tuning.py.
 
+    For each block so many `transforms` there and back are made, and `spectra` of kernels, there, for all of them.
     Neither the batch nor the number of threads has a say: results must not depend on them.
     """
     cdef Rates r
@@ -417,7 +424,7 @@ def choose(problem, bint pair, rates):
     r.levels = rates["levels"]
     r.bytes = rates["bytes"]
     r.point, r.row, r.tile = rates["point"], rates["row"], rates["tile"]
-    lane = lane_axis([o + k - 1 for o, k in zip(problem.out_size, problem.span)])
+    lane = axes_of_tile(problem)[rank - 1]
     for i in range(rank):
         m, s, span = max(1, problem.out_size[i]), problem.stride[i], problem.span[i]
         multiple = 1 if i != lane else LANES if rank > 1 else LANES * LANES
@@ -460,8 +467,8 @@ def choose(problem, bint pair, rates):
                     seconds = tile_seconds(&r, rank, now, sum, &there)
                     if pair:
                         count = (count + 1) // 2
-                    if best < 0 or count * seconds + there < best:
-                        best = count * seconds + there
+                    if best < 0 or transforms * count * seconds + spectra * there < best:
+                        best = transforms * count * seconds + spectra * there
                         at[i] = j
                         changed = 1
                         if least < 0 or best < least:
@@ -509,8 +516,7 @@ cdef class Spectrum:
             self.axis[0], self.x_axis[0] = axis_of(1, 1, 1, 1, 1, 0, CONSTANT), -1
             order, self.points = [0], (max(1, LANES) * LANES,)
         else:
-            order = list(range(rank))
-            order.append(order.pop(lane_axis([m + k - 1 for m, k in zip(problem.out_size, problem.span)])))
+            order = axes_of_tile(problem)
         self.transform = Transform([self.points[i] for i in order])
         job.blocks = 1
         for i in range(rank - 1, -1, -1):
