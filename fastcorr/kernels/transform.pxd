@@ -1,10 +1,10 @@
 """The discrete Fourier transform of tiles of one shape, frequencies in an order of its own.
 
 A tile is a re plane and an im plane. Along all axes but the last a butterfly takes whole vectors of neighbouring
-columns. The last axis has m * LANES points: m along vectors, the same butterflies with one column, then LANES across the
-lanes, by a transpose in registers. Frequencies stay where the butterflies leave them: decimation in frequency there, in time
-back. Each axis is done for one range of columns or one block at a time, so that all its passes but the first find it in
-the cache, and the last axis goes there, times a spectrum, and back in one go.
+columns. The last axis has m * LANES points: m along vectors, the same butterflies with one column, then LANES across
+the lanes, by a transpose in registers. Frequencies stay where the butterflies leave them: decimation in frequency
+there, in time back. Each axis is done for one range of columns or one block at a time, so that all its passes but the
+first find it in the cache, and the last axis goes there, times a spectrum, and back in one go.
 """
 
 from libc.math cimport cos, sin
