@@ -1,6 +1,6 @@
 """fastcorr beside NumPy, SciPy, OpenCV, PyTorch and ONNX Runtime, and beside what the hardware can do at most.
 
-    python asv_benchmarks/compare.py [--quick] [--group image,layer] [--threads 1,2] [--json FILE] [--markdown]
+    python asv_benchmarks/compare.py [--quick] [--group image,layer] [--threads 1,2] [--json FILE] [--write]
 
 Each library lives in a process of its own that imports nothing else and is stopped (SIGSTOP) while it is not its turn,
 so no idle thread takes part. Within one workload all take turns, for several rounds, and the least time counts: what
@@ -17,22 +17,25 @@ import platform
 import signal
 import subprocess
 import sys
+from datetime import date
 from math import prod
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import pictures
 import quiet
 import report
 import roof
 from benchmarks.common import workloads
 from benchmarks.layer_workloads import layers
-from peers import PEERS, SERIAL, able
+from peers import LARGE, PEERS, SERIAL, able
 from tqdm import tqdm
 
 LEVELS = ("fastcorr@x86_64_v3", "fastcorr@x86_64_v4")  # fastcorr with FASTCORR_ISA set
 ONLY = {
     "copy": ("fastcorr", "opencv"),
+    "large": ("fastcorr", "numpy", "opencv", "scipy.oaconvolve", *LARGE),
     "dtypes": ("fastcorr",),
     "incache": LEVELS,
     "tile": LEVELS,
@@ -116,8 +119,8 @@ class Crew:
 def measure(work, crew, threads, rounds, budget, patience, pace):
     """Rows, one per peer and number of threads, of one workload.
 
-    A peer has no more turns when it has used its budget of seconds. `pace` remembers seconds per flop of each peer's
-    last workload of the kind: one that is sure to take several budgets is passed over.
+    A peer has no more turns when it has used its budget of seconds. `pace` remembers seconds per effort of each
+    peer's last workload of the kind: one that is sure to take several budgets is passed over.
     """
     rows, total = {}, None
     facts = {key: getattr(work, key) for key in ("group", "name", "dtype", "flops", "bytes", "channels")}
@@ -134,7 +137,7 @@ def measure(work, crew, threads, rounds, budget, patience, pace):
                 row = rows.setdefault((name, count), {"peer": name, "threads": count, "level": worker.about["level"]})
                 if "error" in row or row.get("spent", 0) > budget:
                     continue
-                if not turn and pace.get((name, count, *kind), 0) * work.flops > 4 * budget:
+                if not turn and pace.get((name, count, *kind), 0) * work.effort > 4 * budget:
                     row["error"] = "passed over"
                     continue
                 asked = perf_counter()
@@ -153,7 +156,7 @@ def measure(work, crew, threads, rounds, budget, patience, pace):
                     continue
                 row["seconds"] = min(row.get("seconds", 1e9), answer["seconds"])
                 row |= {key: answer[key] for key in ("eps", "scratch", "weights") if key in answer}
-                pace[(name, count, *kind)] = row["seconds"] / work.flops
+                pace[(name, count, *kind)] = row["seconds"] / work.effort
                 if row["level"]:
                     row["peak"] = max(row.get("peak", 0), roof.fma(facts["wide"], row["level"], count))
                     if work.group in ("copy", "image"):
@@ -191,6 +194,8 @@ def run(options):
     machine = {"processor": processor(), "cpus": os.cpu_count(), "python": platform.python_version()}
     return {
         "machine": machine,
+        "date": date.today().isoformat(),
+        "command": " ".join(["python asv_benchmarks/compare.py", *sys.argv[1:]]),
         "versions": crew.versions,
         "minutes": (perf_counter() - begin) / 60,
         "import_ms": import_time() if "fastcorr" in options.peers else None,
@@ -219,7 +224,9 @@ def main():
     parser.add_argument("--patience", type=float, default=0, help="seconds to wait, per round, for others to be idle")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--load", type=Path, help="report from such a file, measure nothing")
-    parser.add_argument("--markdown", action="store_true", help="print the README's tables")
+    parser.add_argument(
+        "--write", action="store_true", help="the tables of README.md and docs/performance.md, pictures"
+    )
     options = parser.parse_args()
     results = json.loads(options.load.read_text()) if options.load else run(options)
     if options.json:
@@ -227,8 +234,9 @@ def main():
     report.steady(results)
     report.tables(results)
     report.figures(results)
-    if options.markdown:
-        report.markdown(results)
+    if options.write:
+        report.write(results)
+        pictures.write(results)
     return any("WRONG" in row.get("error", "") for row in results["rows"])
 
 

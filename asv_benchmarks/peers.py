@@ -38,8 +38,9 @@ def fastcorr(work, threads):
 
 
 def numpy(work, threads):
-    need(len(work.x) == 1 and work.mode == "valid", "one axis only")
-    return partial(np.correlate, *work.arrays(), "valid")
+    need(len(work.x) == 1, "one axis only")
+    need(work.flops < 2e11, "minutes")  # it has no other method than the direct one
+    return partial(np.correlate, *work.arrays(), work.mode)
 
 
 def opencv(work, threads):
@@ -68,13 +69,33 @@ def scipy_ndimage(work, threads):
     return lambda: correlate(x, k, **options)[inner]  # it has no "valid"
 
 
+def matchtemplate(work, threads):
+    import cv2
+
+    need(len(work.x) == 2 and work.dtype == "float32", "pictures of float32 only")
+    cv2.setNumThreads(threads)
+    return partial(cv2.matchTemplate, work.padded(), work.arrays()[1], cv2.TM_CCORR)
+
+
+def torch_fft(work, threads):
+    """All of x in one transform, as one would write it."""
+    import torch
+    from scipy.fft import next_fast_len
+
+    need(work.dtype.startswith("float"), "floats only")
+    torch.set_num_threads(threads)
+    x, k = (torch.from_numpy(a) for a in (work.padded(), work.arrays()[1]))
+    size, inner = [next_fast_len(n, True) for n in x.shape], tuple(map(slice, work.shape))
+    return lambda: torch.fft.irfftn(torch.fft.rfftn(x, size) * torch.fft.rfftn(k, size).conj(), size)[inner]
+
+
 def scipy_signal(work, threads, name="correlate"):
     from scipy import fft, signal
 
     x, k = work.padded(), work.arrays()[1]
-    if name == "oaconvolve":
-        need(len(work.x) == 1, "one axis only")
-        k = k[::-1].conj()
+    if name != "correlate":
+        need(len(work.x) == 1 or work.group == "large", "as good as scipy.signal's correlate")
+        k = np.flip(k).conj()
 
     def call():
         with fft.set_workers(threads):
@@ -147,6 +168,11 @@ def onnxruntime(work, threads):
     return call
 
 
+LARGE = {
+    "scipy.fftconvolve": partial(scipy_signal, name="fftconvolve"),
+    "opencv.matchTemplate": matchtemplate,
+    "torch.fft": torch_fft,
+}
 SIGNALS = {
     "fastcorr": fastcorr,
     "numpy": numpy,
@@ -162,10 +188,13 @@ LAYERS = {
     "torch.channels_last": partial(torch_layer, layout="channels_last"),
     "onnxruntime": onnxruntime,
 }
-PEERS = tuple(SIGNALS | LAYERS)
+PEERS = tuple(SIGNALS | LARGE | LAYERS)
 MODULES = {  # where the name of the module differs
     "opencv": "cv2",
+    "opencv.matchTemplate": "cv2",
+    "scipy.fftconvolve": "scipy.signal",
     "scipy.oaconvolve": "scipy.signal",
+    "torch.fft": "torch",
     "torch.channels_last": "torch",
 }
 SERIAL = {"numpy", "scipy.ndimage"}
@@ -173,7 +202,9 @@ SERIAL = {"numpy", "scipy.ndimage"}
 
 def able(work):
     """{name: function} of the peers for this kind of work."""
-    return SIGNALS if work.function == "correlate" else LAYERS
+    if work.function != "correlate":
+        return LAYERS
+    return SIGNALS | LARGE if work.group == "large" else SIGNALS
 
 
 def look(work, result):

@@ -1,6 +1,10 @@
-"""What compare.py prints: a table per group, the project's figures with target and result, the README's table."""
+"""What compare.py prints: a table per group, the project's figures with target and result; the tables of the docs."""
 
+import re
+from pathlib import Path
 from statistics import geometric_mean
+
+ROOT = Path(__file__).parents[1]
 
 README = (
     ("image", "512x512 * 3x3 float32"),
@@ -12,6 +16,9 @@ README = (
     ("volume", "200x200x200 * 7x7x7 float32"),
     ("signal", "1000000 * 16 float32"),
     ("signal", "1000000 * 256 float64"),
+    ("large", "2048x2048 * 31x31 float32"),
+    ("large", "1000000 * 20000 float32"),
+    ("large", "200x200x200 * 31x31x31 float32"),
     ("small", "1000 * 5 float32"),
     ("small", "28x28 * 3x3 float32"),
 )
@@ -27,6 +34,7 @@ README_LAYERS = (
 EVERY = ("", lambda row: True)
 WIDE = (", channels >= 32", lambda row: row["channels"] >= 32)
 WEAK = (", 512 x 7x7, first, depthwise", lambda row: row["channels"] < 32 or "512x7x7" in row["name"])
+THE_PICTURE = (", 2048^2 * 31^2", lambda row: row["name"] == "2048x2048 * 31x31 float32")
 # Time of the fastest of the peers whose names begin so, over fastcorr's: its target, and what of which cells meets it.
 TIMES = (
     ("image", "opencv", 1, min, EVERY),
@@ -35,6 +43,9 @@ TIMES = (
     ("volume", "scipy.ndimage", 20, min, EVERY),
     ("signal", "numpy", 1, min, EVERY),
     ("small", "numpy", 1, min, EVERY),
+    ("large", "", 1, min, EVERY),
+    ("large", "", 1.5, geometric_mean, EVERY),
+    ("large", "opencv.matchTemplate", 2, min, THE_PICTURE),
     ("layer", "", 1, min, EVERY),
     ("gradient", "torch", 1, min, EVERY),
     ("gradient", "torch", 3, min, WEAK),
@@ -238,22 +249,46 @@ def judge(figure, target, values, pick=min):
                 print(f"    {name:76} {value:14.3f}")
 
 
-def markdown(results):
-    """The README's tables: fastcorr's time with one thread and with all, then how many times longer each peer takes."""
+def write(results):
+    """The tables of README.md and docs/performance.md, between their markers; those that were not measured stay."""
     found = cells(results)
     counts = sorted({count for _, _, count in found})
-    for marker, places in (("speed", README), ("layers", README_LAYERS)):
-        lines = [(name, [found.get((group, name, count), {}) for count in counts]) for group, name in places]
-        lines = [(name, rows) for name, rows in lines if all(rate(cell.get("fastcorr")) for cell in rows)]
-        named = [peer for peer in results["versions"] if any(peer in rows[-1] for _, rows in lines)]
-        peers = [peer for peer in named if not peer.startswith("fastcorr")]
-        if not lines:
-            continue
-        print(f"\n<!-- {marker} -->")
-        print("| call |", " | ".join([*(f"fastcorr, {n} thread{'s' * (n > 1)}" for n in counts), *peers]), "|")
-        print("|---|" + "---:|" * (len(counts) + len(peers)))
-        for name, rows in lines:
-            ratios = [over(rows[-1].get(peer), rows[-1]["fastcorr"]) for peer in peers]
-            line = [name, *(span(cell["fastcorr"]["seconds"]) for cell in rows)]
-            print("|", " | ".join([*line, *(f"{float(f'{ratio:.2g}'):g}x" if ratio else "" for ratio in ratios)]), "|")
-        print(f"<!-- /{marker} -->")
+    places = {"speed": README, "layers": README_LAYERS, "all": list(dict.fromkeys(key[:2] for key in found))}
+    texts = {}
+    for marker, chosen in places.items():
+        rows = [(name, [found.get((group, name, count), {}) for count in counts]) for group, name in chosen]
+        rows = [(name, row) for name, row in rows if all(rate(cell.get("fastcorr")) for cell in row)]
+        if rows:
+            texts[marker] = "\n".join([about(results), "", *markdown(rows, counts, results["versions"])])
+    for file in ("README.md", "docs/performance.md"):
+        path = ROOT / file
+        text = path.read_text()
+        for marker, table in texts.items():
+            block = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
+            text = block.sub(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text)
+        path.write_text(text)
+
+
+def about(results):
+    """One line: on which machine, when, with what, by which command."""
+    levels = {row["level"] for row in results["rows"] if row["peer"] == "fastcorr" and row["level"]}
+    versions = ", ".join(f"{peer} {version}" for peer, version in results["versions"].items() if "@" not in peer)
+    machine = results["machine"]
+    where = f"{machine['processor']}, {machine['cpus']} cores, {'/'.join(sorted(levels))}, {results['date']}"
+    return f"{where}; {versions}; `{results['command']}`."
+
+
+def markdown(rows, counts, versions):
+    """A table: fastcorr's time with each number of threads, then how many times longer each peer takes, with the most.
+
+    A peer that is faster stands in bold.
+    """
+    named = [peer for peer in versions if any(peer in row[-1] for _, row in rows)]
+    peers = [peer for peer in named if not peer.startswith("fastcorr")]
+    yield "| " + " | ".join(["call", *(f"fastcorr, {n} thread{'s' * (n > 1)}" for n in counts), *peers]) + " |"
+    yield "|---|" + "---:|" * (len(counts) + len(peers))
+    for name, row in rows:
+        ratios = [over(row[-1].get(peer), row[-1]["fastcorr"]) for peer in peers]
+        texts = [f"{float(f'{ratio:.2g}'):g}x" if ratio else "" for ratio in ratios]
+        texts = [f"**{text}**" if ratio and ratio < 1 else text for text, ratio in zip(texts, ratios, strict=True)]
+        yield "| " + " | ".join([name, *(span(cell["fastcorr"]["seconds"]) for cell in row), *texts]) + " |"

@@ -13,6 +13,11 @@ class Checked:
 
     looks = 500
 
+    @property
+    def effort(self):
+        """What a peer's time grows with, roughly: its rate on one workload tells whether the next is too long."""
+        return self.bytes if self.group == "large" else self.flops
+
     def places(self):
         """Where results are looked at: `looks` places anywhere, and every corner."""
         anywhere = np.random.default_rng(1).integers(0, self.shape, (self.looks, len(self.shape)))
@@ -61,7 +66,13 @@ class Workload(Checked):
     @property
     def shape(self):
         """Of the result."""
-        return tuple(n - m + 1 for n, m in zip(self.x, self.k, strict=True)) if self.mode == "valid" else self.x
+        sign = {"valid": -1, "same": 0, "full": 1}[self.mode]
+        return tuple(n + sign * (m - 1) for n, m in zip(self.x, self.k, strict=True))
+
+    @property
+    def looks(self):
+        """Fewer where a window is so large that many take longer than the work."""
+        return max(8, min(500, 5_000_000 // prod(self.k)))
 
     @property
     def flops(self):
@@ -87,7 +98,11 @@ class Workload(Checked):
     def padded(self):
         """The data with a border made by numpy.pad: "valid" on this is the workload, for libraries without borders."""
         x = self.arrays()[0].astype(self.dtype, copy=False)
-        return x if self.mode == "valid" else np.pad(x, [(m // 2, m - 1 - m // 2) for m in self.k], self.boundary)
+        if self.mode == "valid":
+            return x
+        before = [m // 2 if self.mode == "same" else m - 1 for m in self.k]
+        after = [m - 1 - (a if self.mode == "same" else 0) for m, a in zip(self.k, before, strict=True)]
+        return np.pad(x, list(zip(before, after, strict=True)), self.boundary)
 
     @lru_cache(1)  # noqa: B019
     def expected(self):
@@ -145,6 +160,11 @@ def workloads():
         *grid("volume", [(n,) * 3 for n in (64, 128, 200)], (3, 5, 7), ("float32",), ([(128,) * 3], (5,)), mode="same"),
         *grid("dtypes", [(1024, 1024)], (5, 9), exact, ([], (5,)), mode="same"),
         *(Workload("dtypes", (1024, 1024), (m, m), "int32", "same", data="uint8", quick=m == 9) for m in (5, 9)),
+        *grid("large", images[1:], (17, 31, 63, 255), floats, ([(1024,) * 2], (17, 63)), mode="same"),
+        *grid("large", [(10**5,), (10**6,), (5 * 10**6,)], (500, 20000), floats, ([(10**5,)], ())),
+        *grid("large", [(10**6,), (5 * 10**6,)], (200000,), ("float32",), ([(10**6,)], ())),
+        *grid("large", [(128,) * 3, (200,) * 3], (9, 31), ("float32",), ([(200,) * 3], ()), mode="same"),
+        *(Workload("large", (n,), (n,), dtype, "full", quick=n == 10**5) for n in (10**5, 10**6) for dtype in floats),
         *grid("incache", [(128, 512), (256, 256)], (5, 7, 9, 11, 15), floats, ([(256, 256)], (7, 11))),
         # The call that is least more than the tile: nearly every row of x meets a full tile, all lanes full, all in L1.
         *(Workload("tile", (300, 287), (64, 32), dtype) for dtype in floats),
