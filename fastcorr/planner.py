@@ -6,7 +6,7 @@ A new method joins by one class and one entry of `METHODS`.
 import inspect
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
-from math import prod
+from math import ceil, prod
 from operator import mul
 from types import MappingProxyType, SimpleNamespace
 
@@ -177,6 +177,125 @@ class Local:
         Direct.build(replace(self.task, problem=box)).run(x, k, y, threads, False, False)
 
 
+class Separable:
+    """Kernels of low rank, axis by axis, kernels/separable.pyx. The only method that looks at the kernel's values."""
+
+    name = "separable"
+
+    @staticmethod
+    def refuse(task):
+        p = task.problem
+        if kernels.find("separable", p.dtype) is None:
+            return f"no kernel for {p.dtype}"
+        if task.k_parts == 2:
+            return "the kernel is complex"
+        if p.k_batched:
+            return "each batch entry has a kernel of its own"
+        if sum(n > 1 for n in p.kernel) < 2:
+            return "the kernel has a single axis"
+        most = tuning.SEPARABLE_SPAN
+        if p.span[-1] > most["lane"] or p.span[Separable._row(task)] > most["row"]:
+            return f"the kernel's window is larger than {most['row']} rows of {most['lane']}"
+        return None
+
+    @staticmethod
+    def decline(task):
+        return None
+
+    @staticmethod
+    def _row(task):
+        """The kernel axis that is summed last: of most taps, but not the last one."""
+        return max(range(task.problem.rank - 1), key=lambda i: (task.problem.kernel[i], i))
+
+    @classmethod
+    def cost(cls, task, terms=1):
+        """Estimated seconds for one batch entry of a kernel of `terms` terms."""
+        once, each = cls._seconds(task)
+        return once + terms * each
+
+    @classmethod
+    def _seconds(cls, task):
+        """(of a call, of each term)"""
+        p, row = task.problem, cls._row(task)
+        direct = tuning.DIRECT[kernels.find("separable", p.dtype).element][task.level]
+        model = tuning.SEPARABLE
+        lanes = tuning.VECTOR_BYTES[task.level] // np.empty(0, p.dtype).real.itemsize
+        width = -(-p.out_size[-1] // lanes) * lanes
+        others = prod(p.kernel[:-1]) // p.kernel[row]
+        lines = prod(p.out_size[:-1]) // max(1, p.out_size[row])
+        made = lines * p.out_size[row]
+        rows = lines * min((p.out_size[row] - 1) * p.stride[row] + p.span[row], p.out_size[row] * p.kernel[row])
+        # No load is shared under a dilation, nor under a stride, whose lines are gathered too.
+        along, down = (1 + (p.dilation[i] > 1) + 2 * (p.stride[i] > 1) for i in (-1, row))
+        products = width * (p.kernel[-1] * along * rows + p.kernel[row] * down * made)
+        samples = rows * (width + p.span[-1]) + made * width
+        sums = 2 * (width + p.span[-1]) * others * rows if others > 1 else 0
+        apart = samples if p.axes[-1] != len(p.x_shape) - 1 or task.x_parts == 2 else 0
+        lines = rows * others if others > 1 else 0
+        once = direct["product"] * sums + model["line"] * lines + direct["output"] * samples + model["apart"] * apart
+        each = direct["product"] * products + model["line"] * rows
+        return model["call"] + task.x_parts * once, model["tap"] * prod(p.kernel) + task.x_parts * each
+
+    @classmethod
+    def suits(cls, task, k, auto):
+        """Estimated seconds for the kernel `k`, or why it is none for this method."""
+        factors = cls.build(task, auto).factor(np.ascontiguousarray(k, task.k_dtype))
+        if factors is None:
+            return UNSUITED
+        return cls.cost(task, terms=factors.size // cls._weights(task))
+
+    @classmethod
+    def _weights(cls, task):
+        p, row = task.problem, cls._row(task)
+        return p.kernel[-1] + p.kernel[row] + prod(p.kernel[:-1]) // p.kernel[row]
+
+    @classmethod
+    def build(cls, task, promised=False, otherwise=None, limit=None):
+        """The object that runs: `otherwise`, which costs `limit`, serves kernels that this method does not."""
+        p = task.problem
+        row = kernels.find("separable", p.dtype)
+        rules = [RULES.index(rule) for rule in p.boundary]
+        rate = tuning.RATE[row.element][task.level]
+        module = kernels.load(row, task.level)
+        passes = module.Separable(p, row.element, rules, task.x_parts, cls._row(task), rate)
+        exact = p.dtype.kind in "biu" or (promised and prod(p.kernel) < tuning.SPECTRUM_TAPS)
+        most = tuning.SEPARABLE_TERMS
+        if otherwise:
+            once, each = cls._seconds(task)
+            most = min(most, ceil((limit - once) / each) - 1)
+        return ByValue(passes, exact, most, otherwise)
+
+
+UNSUITED = "the kernel's values are not a product of one per axis, nor a sum of few"
+
+
+class ByValue:
+    """Separable as it runs: whether it can is seen from the kernel's values, call by call."""
+
+    def __init__(self, passes, exact, most, otherwise):
+        self.passes, self.exact, self.most, self.otherwise = passes, exact, most, otherwise
+
+    def factor(self, k):
+        """The factors of `k`, or None."""
+        return self.passes.factor(k, self.exact, self.most)
+
+    def pack(self, k):
+        factors = self.factor(k)
+        if factors is None:
+            raise ValueError(f"method='separable' cannot serve this call: {UNSUITED}")
+        return factors
+
+    def run(self, x, k, y, threads, packed, fresh):
+        if packed:
+            self.passes.run(x, k, y, threads)
+            return
+        factors = self.factor(k) if self.otherwise else self.pack(k)
+        if factors is None:
+            self.otherwise.run(x, k, y, threads, False, fresh)
+        else:
+            self.passes.run(x, factors, y, threads)
+
+
 class Reference:
     """The definition, reference.py."""
 
@@ -209,7 +328,7 @@ class Reference:
         y[...] = reference.correlate(self.problem, x, self.problem.uncanonical(k) if self.problem.k_batched else k)
 
 
-METHODS = (Direct, Spectrum, Reference)
+METHODS = (Direct, Spectrum, Separable, Reference)
 
 
 @dataclass(frozen=True)
@@ -265,7 +384,7 @@ class SignalPlan(Plan):
     task: Task
     arrays: tuple = field(repr=False)  # shapes and dtypes of x and k as the caller gave them
     asked: str  # the method that the caller named, or "auto"
-    method: str
+    method: str  # unless the kernel is known: what serves any; one of low rank may be run axis by axis
     costs: dict = field(repr=False)  # method -> estimated seconds on one thread, or the reason against it
     runner: _call.Runner = field(repr=False)
     k: np.ndarray | None = field(default=None, repr=False)
@@ -335,25 +454,28 @@ class LayerPlan(Plan):
         return "\n".join([first, *self._lines(isa.LEVEL)])
 
 
-def resolve(face, x, k, *, level=None, **options):
-    """The Plan of one call of `face` ("correlate", "convolve"), without its kernel prepared."""
+def resolve(face, x, k, *, level=None, known=False, **options):
+    """The Plan of one call of `face` ("correlate", "convolve"), without its kernel prepared.
+
+    `known`: for this kernel alone, whose values then have a say in the method.
+    """
     unknown = options.keys() - OPTIONS.keys()
     if unknown:
         raise TypeError(f"{face} has no option {', '.join(sorted(unknown))}")
     x, k = np.asarray(x), np.asarray(k)
-    return resolve_options(face, x, k, tuple({**OPTIONS, **options}.values()), level)
+    return resolve_options(face, x, k, tuple({**OPTIONS, **options}.values()), level, known)
 
 
-def resolve_options(face, x, k, options, level=None):
+def resolve_options(face, x, k, options, level=None, known=False):
     """`resolve` for arrays and all options in the order of OPTIONS."""
     named = dict(zip(OPTIONS, options, strict=True))
     method = named.pop("method")
     dtype = problem.result_dtype(named.pop("dtype"), x=x.dtype, k=k.dtype)
     p = problem.signal(x.shape, k.shape, dtype, flip=face == "convolve", **named)
-    return _plan(p, x.dtype, k.dtype, method, level or isa.LEVEL)
+    return _plan(p, x.dtype, k.dtype, method, level or isa.LEVEL, k if known else None)
 
 
-def _plan(p, x_dtype, k_dtype, method, level):
+def _plan(p, x_dtype, k_dtype, method, level, k=None):
     names = [m.name for m in METHODS]
     if method != "auto" and method not in names:
         raise ValueError(f"method={method!r} is not one of 'auto', {', '.join(map(repr, names))}")
@@ -361,14 +483,21 @@ def _plan(p, x_dtype, k_dtype, method, level):
     entries = prod(p.batch_shape)
     auto = method == "auto"
     costs = {m.name: m.refuse(task) or (auto and m.decline(task)) or m.cost(task) for m in METHODS}
+    if k is not None and not isinstance(costs[Separable.name], str):
+        costs[Separable.name] = Separable.suits(task, k, auto)
+    possible = {name: cost for name, cost in costs.items() if not isinstance(cost, str)}
     chosen = method
-    if auto:
-        chosen = min((name for name in names if not isinstance(costs[name], str)), key=costs.get)
-    elif isinstance(costs[method], str):
+    if auto:  # what serves any kernel, and before it what depends on the kernel's values
+        by_value = possible.pop(Separable.name, float("inf"))
+        chosen = min(possible, key=possible.get)
+    elif method not in possible:
         raise ValueError(f"method={method!r} cannot serve this call: {costs[method]}")
+    kernel = METHODS[names.index(chosen)].build(task, auto)
+    if auto and by_value < possible[chosen]:
+        kernel = Separable.build(task, auto, kernel, possible[chosen])
+        chosen = chosen if k is None else Separable.name
     costs = {name: cost if isinstance(cost, str) else tuning.CALL + entries * cost for name, cost in costs.items()}
     x_cast = None if _loads(task.x_dtype, x_dtype) else task.x_dtype
-    kernel = METHODS[names.index(chosen)].build(task, auto)
     runner = _call.Runner(kernel, p, x_cast, task.k_dtype, costs[chosen], tuning.SERIAL, _available_threads)
     return SignalPlan(task, ((p.x_shape, x_dtype), (p.k_shape, k_dtype)), method, chosen, costs, runner)
 
@@ -459,8 +588,7 @@ def plan(f, *args, **kwargs):
         x, w, bias = np.asarray(given.pop("x")), np.array(given.pop("w")), given.pop("bias", None)
         return _layer_plan(layers[f], x.shape, x.dtype, w, None if bias is None else np.array(bias), given)
     x, k = np.asarray(given.pop("x")), np.array(given.pop("k"))
-    resolved = resolve(_faces()[f], x, k, **given)
-    return _bind(resolved, k)
+    return _bind(resolve(_faces()[f], x, k, known=True, **given), k)
 
 
 def _layer_plan(face, x_shape, x_dtype, w, bias, options):
@@ -482,7 +610,7 @@ def _bind(found, k):
 
 
 def _rebuild(p, x_dtype, k, method):
-    return _bind(_plan(p, x_dtype, k.dtype, method, isa.LEVEL), k)
+    return _bind(_plan(p, x_dtype, k.dtype, method, isa.LEVEL, k), k)
 
 
 # --- layers and gradients ---------------------------------------------------------------------------------------------

@@ -47,11 +47,14 @@ def correlate(
         Keep every stride-th sample of the result, from the first on.
     dilation : int or sequence of int, optional
         Samples from one kernel tap to the next.
-    method : {'auto', 'direct', 'fft', 'reference'}, optional
+    method : {'auto', 'direct', 'fft', 'separable', 'reference'}, optional
         'direct' is the compiled multiply loop, 'fft' the Fourier transform of overlapping blocks: floats only, far
         faster for large kernels, but an error of up to ``eps * log2(N) * max|x| * sum|k|`` anywhere, and a NaN or Inf
-        spreads. 'reference' is the definition in plain NumPy (slow, any dtype). 'auto' takes 'fft' for floats under
-        32 taps and more where that is faster, and keeps a NaN or Inf where it belongs. `plan` shows the choice.
+        spreads. 'separable' runs a real kernel that is a product of one per axis, or for two axes a sum of up to four
+        of these, axis by axis: an error of up to ``4 * eps * max|x| * sum|k|``, the maximum over the window.
+        'reference' is the definition in plain NumPy (slow, any dtype). 'auto' takes 'fft' for floats under 32 taps and
+        more where that is faster, and keeps a NaN or Inf where it belongs; it takes 'separable' where the values of
+        `k` allow it, with fewer taps or integers only where nothing is rounded. `plan` shows the choice.
     dtype : dtype, optional
         Cast `x` and `k` to this first. Default ``numpy.result_type(x, k)``.
     out : ndarray, optional

@@ -45,6 +45,7 @@ KERNELS = tuple(
         ("local", _FLOATS + _INTEGERS),
         ("spectrum", _FLOATS),
         ("frequency", _FLOATS),
+        ("separable", _FLOATS + _INTEGERS),
     )
     for rest in elements
 )

@@ -35,6 +35,13 @@ enum { MAX_ROWS = 5, MAX_ACC = 12, SWEEP_ROWS = 6, PAIR_ROWS = 0, SWEEP_VECTORS 
 #endif
 enum { LANES = sizeof(vec) / sizeof(real) };
 
+/* Vectors of sums that fit beside four weights and a load. */
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { PANEL = 16 };
+#else
+enum { PANEL = 10 };
+#endif
+
 /* What is in `x` is in a register here and now: gcc neither folds its computation into what uses it nor puts it off. */
 #if defined(__GNUC__) && defined(__x86_64__)
 #define IN_REGISTER(x) __asm__("" : "+v"(x))
