@@ -154,7 +154,8 @@ FREQUENCY_PRODUCT = 0.1
 
 # Axis by axis, beside what its products and samples take with the direct method's constants: seconds per line that is
 # made or gathered, per sample that does not lie beside the next one, in or out, per call, and per tap looked at for its
-# factors. From 512 x 512 under kernels of 5 x 5 to 31 x 31, two and three axes, set by hand on a busy machine: estimates within a factor of two (x86_64_v3).
+# factors. Set by hand on a busy machine (x86_64_v3): from 512 x 512 under kernels of 5 x 5 to 31 x 31, two and three
+# axes, estimates within a factor of two.
 SEPARABLE = {"line": 4e-8, "apart": 6e-10, "call": 3e-6, "tap": 5e-9}
 
 # More terms are not looked for.
