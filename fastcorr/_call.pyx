@@ -53,15 +53,15 @@ cdef class Runner:
             return k
         return np.array(self.problem.canonical(k, kernel=True), dtype=self.k_dtype, order="C", copy=True)
 
-    cpdef run(self, cnp.ndarray x, cnp.ndarray k, out, int threads, bint packed):
-        """The result; `threads` 0 leaves their number to the size of the work."""
+    cpdef run(self, cnp.ndarray x, cnp.ndarray k, out, int threads, bint packed, bint rounded=False):
+        """The result; `threads` 0 leaves their number to the size of the work. `rounded`: to the dtype of `out`."""
         global _busy
         cdef cnp.ndarray y
         cdef Py_ssize_t taken = 0
         if out is None:
             y = cnp.PyArray_EMPTY(self.ndim, self.shape, self.out_type, 0)
         else:
-            y = self.target(out, x, None if packed else k)
+            y = self.target(out, x, None if packed else k, rounded)
         if self.x_dtype is not None:
             x = x.astype(self.x_dtype)
         if not packed:
@@ -80,14 +80,14 @@ cdef class Runner:
         if out is None:
             return y
         if y is not out:
-            np.copyto(out, y)
+            np.copyto(out, y, casting="unsafe")
         return out
 
-    cdef cnp.ndarray target(self, out, x, k):
+    cdef cnp.ndarray target(self, out, x, k, bint rounded):
         """`out`, or a stand-in where the kernel cannot write straight to it."""
         if not isinstance(out, _ndarray):
             raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
-        if out.dtype.newbyteorder("=") != self.problem.dtype:
+        if not rounded and out.dtype.newbyteorder("=") != self.problem.dtype:
             raise TypeError(f"out has dtype {out.dtype}, the result has {self.problem.dtype}")
         if out.shape != self.problem.out_shape:
             raise ValueError(f"out has shape {out.shape}, the result has {self.problem.out_shape}")
@@ -95,6 +95,9 @@ cdef class Runner:
             raise ValueError("out is read-only")
         if (
             cnp.PyArray_ISALIGNED(out) and out.dtype.isnative and 0 not in out.strides
+            # Kernels round floating point as they store it. To integers it is NumPy's cast: C leaves overflow undefined.
+            and (out.dtype == self.problem.dtype or (out.dtype.kind == self.problem.dtype.kind and out.dtype.kind in "fc"
+                                                     and out.dtype.char not in "gG"))
             and not np.may_share_memory(out, x) and (k is None or not np.may_share_memory(out, k))
         ):
             return out
@@ -126,8 +129,11 @@ cdef inline cnp.ndarray _plain(a):
     return a if type(a) is _ndarray else np.asarray(a)
 
 
-def call(str face, x, k, out, tuple options):
-    """Run `face` ("correlate" or "convolve") with its options in the order of the signature."""
+def call(str face, x, k, out, tuple options, bint rounded=False):
+    """Run `face` ("correlate" or "convolve") with its options in the order of the signature.
+
+    `rounded`: `out` may have any dtype; the result is computed in its own and rounded once.
+    """
     cdef cnp.ndarray xa = _plain(x), ka = _plain(k)
     cdef intptr_t key[16 + 2 * MAX_AXES]
     cdef Py_ssize_t n = 0, i
@@ -154,7 +160,7 @@ def call(str face, x, k, out, tuple options):
     cdef tuple found = <tuple>_runners.get(name)
     if found is None or len(<bytes>found[1]) != size or memcmp(<const char*><bytes>found[1], <const char*>key, size):
         found = _resolve(face, xa, ka, options, name, PyBytes_FromStringAndSize(<char*>key, size))
-    return (<Runner>found[0]).run(xa, ka, out, 0, False)
+    return (<Runner>found[0]).run(xa, ka, out, 0, False, rounded)
 
 
 cdef tuple _resolve(str face, cnp.ndarray x, cnp.ndarray k, tuple options, object name, bytes description):
