@@ -12,6 +12,9 @@
       -> contract                    planner.py        direct, by Fourier transform, or the definition
            -> Dense, Weights, Local, Frequency           kernels/<isa>/<element>/dense, weights, local, frequency
 
+match_template                   template.py   a correlation by the path above, over the spread of each window
+  -> Windows                     kernels/<isa>/float64/windows
+
 reference.py is the definition; boundary.py, threads.py and isa.py say how signals go on past their ends, how many
 threads a call may use and which instruction set it runs on.
 """
@@ -27,6 +30,7 @@ from .gradients import (
 from .nn import conv, conv_transpose, local_conv
 from .planner import Plan, plan
 from .signal import convolve, correlate, correlation_lags
+from .template import match_template
 from .threads import get_num_threads, num_threads, set_num_threads
 
 __version__ = "0.1.0"  # read by pyproject.toml; importlib.metadata would cost an import 15 ms
@@ -45,6 +49,7 @@ __all__ = [
     "get_num_threads",
     "local_conv",
     "local_conv_vjp",
+    "match_template",
     "num_threads",
     "plan",
     "set_num_threads",

@@ -555,7 +555,7 @@ def plan(f, *args, **kwargs):
     Parameters
     ----------
     f : function
-        `correlate`, `convolve`, `conv`, `conv_transpose` or `local_conv`.
+        `correlate`, `convolve`, `conv`, `conv_transpose`, `local_conv` or `match_template`.
     *args, **kwargs
         Its arguments. Of the first array, the one that varies, only shape and dtype count; the others are copied.
 
@@ -578,15 +578,22 @@ def plan(f, *args, **kwargs):
     >>> smooth(np.arange(5.0))
     array([1., 3., 6., 9., 7.])
     """
+    from . import template
+
     layers = {face: name for name, face in _layer_faces().items()}
-    if f not in _faces() and f not in layers:
-        raise TypeError(f"plan takes correlate, convolve, conv, conv_transpose or local_conv, not {f!r}")
+    if f not in _faces() and f not in layers and f is not template.match_template:
+        raise TypeError(
+            f"plan takes correlate, convolve, conv, conv_transpose, local_conv or match_template, not {f!r}"
+        )
     given = inspect.signature(f).bind(*args, **kwargs).arguments
     if "out" in given:
         raise TypeError("plan takes no out; give it to the plan: plan(x, out=y)")
     if f in layers:
         x, w, bias = np.asarray(given.pop("x")), np.array(given.pop("w")), given.pop("bias", None)
         return _layer_plan(layers[f], x.shape, x.dtype, w, None if bias is None else np.array(bias), given)
+    if f is template.match_template:
+        x = np.asarray(given.pop("x"))
+        return template.prepare(x.shape, x.dtype, **given)
     x, k = np.asarray(given.pop("x")), np.array(given.pop("k"))
     return _bind(resolve(_faces()[f], x, k, known=True, **given), k)
 

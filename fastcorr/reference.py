@@ -41,6 +41,25 @@ def correlate(problem, x, k, dtype=None):
     return problem.uncanonical(y).astype(dtype or problem.dtype, copy=False)
 
 
+def match_template(problem, x, t, mask=None, flat=0.0, dtype=np.longdouble):
+    """Pearson's coefficient of `t` and each window of `x`, their samples multiplied by `mask` once the mean is gone.
+
+    `problem` is that of the correlation of `x` with `t`; everything is computed in `dtype`.
+    """
+    x = problem.canonical(x).astype(dtype)
+    t, w = (problem.canonical(a, kernel=True).astype(dtype) for a in (t, np.ones(t.shape) if mask is None else mask))
+    t, w = (a.reshape(a.shape[: a.ndim - problem.rank] + (1,) * problem.rank + (-1,)) for a in (t, w))
+    v = np.stack([_window(problem, x, j) for j in np.ndindex(problem.kernel)], axis=-1)
+    v, t, w = np.broadcast_arrays(v, t, w)
+    a, b = (w * (s - (w * s).sum(-1, keepdims=True) / w.sum(-1, keepdims=True)) for s in (v, t))
+    first = np.argmax(w, axis=-1)[..., None]
+    alike = [((s == np.take_along_axis(s, first, -1)) | (w == 0)).all(-1) for s in (v, t)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    finite = np.isfinite(v).all(-1) & np.isfinite(t).all(-1)
+    return problem.uncanonical(np.where(finite, np.where(alike[0] | alike[1], flat, r), np.nan))
+
+
 def contract(contraction, a, b, bias=None, dtype=None):
     """The result of `contraction` on its canonical operands, summed in `dtype` (default: the result's own type).
 

@@ -46,6 +46,7 @@ KERNELS = tuple(
         ("spectrum", _FLOATS),
         ("frequency", _FLOATS),
         ("separable", _FLOATS + _INTEGERS),
+        ("windows", (("float64", "double", ("float64",)),)),
     )
     for rest in elements
 )
