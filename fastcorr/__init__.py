@@ -15,6 +15,9 @@
 match_template                   template.py   a correlation by the path above, over the spread of each window
   -> Windows                     kernels/<isa>/float64/windows
 
+match_template                   template.py   a correlation by the path above, over the spread of each window
+  -> Windows                     kernels/<isa>/float64/windows
+
 reference.py is the definition; boundary.py, threads.py and isa.py say how signals go on past their ends, how many
 threads a call may use and which instruction set it runs on.
 """

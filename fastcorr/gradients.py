@@ -300,9 +300,9 @@ def bilinear_vjp(form, g, a, b, need, method):
 
 def _layer_vjp(face, g, x, w, bias, method, dtype, need, **options):
     arrays, g, dtype, fill = _with_gradient(face, g, dtype, options.pop("fill", 0), x=x, w=w, bias=bias)
-    need = _needed(need, face, ("x", "w", "bias"))
+    need = needed(need, face, ("x", "w", "bias"))
     form, unbatched = layer(*shapes(arrays), dtype, fill=fill, **options)
-    _check_gradient(face, g, result_shape(form, unbatched))
+    check_gradient(face, g, result_shape(form, unbatched))
     g = g.reshape(form.out_shape)
     operands = (arrays[name].reshape(form.shapes[role]) for name, role in zip("xw", form.operands, strict=True))
     gradients = bilinear_vjp(form, g, *operands, need[:2], method)
@@ -325,10 +325,10 @@ def _bias_gradient(form, g, shape):
 
 def _signal_vjp(face, g, x, k, method, dtype, need, **options):
     arrays, g, dtype, fill = _with_gradient(face, g, dtype, options.pop("fill"), x=x, k=k)
-    need = _needed(need, face, ("x", "k"))
+    need = needed(need, face, ("x", "k"))
     x, k = arrays["x"], arrays["k"]
     problem = problems.signal(x.shape, k.shape, dtype, flip=face == "convolve", fill=fill, **options)
-    _check_gradient(face, g, problem.out_shape)
+    check_gradient(face, g, problem.out_shape)
     form, order = as_contraction(problem)
     k_order = order if problem.k_batched else range(k.ndim)
     x, k, g = x.transpose(order), k.transpose(k_order), g.transpose(order)
@@ -377,15 +377,23 @@ def as_contraction(problem):
 
 def _with_gradient(face, g, dtype, fill, **given):
     """(arrays by name, `g`, dtype of the gradients, `fill` as the face itself casts it)."""
-    arrays, forward = as_arrays(dtype, **given)
-    if forward.kind == "b":
-        raise TypeError(f"the result of {face} has dtype bool, which has no gradient")
+    arrays, _ = as_arrays(dtype, **given)
     g = np.asarray(g)
-    dtype = problems.result_dtype(g=g.dtype, **{name: a.dtype for name, a in arrays.items()})
+    forward, dtype = dtypes(face, dtype, g.dtype, **{name: a.dtype for name, a in arrays.items()})
     return arrays, g, dtype, problems.fill_scalar(fill, forward)
 
 
-def _check_gradient(face, g, shape):
+def dtypes(face, dtype, g, **given):
+    """(dtype of the result of `face`, dtype of its gradients), from those of `g` and the arrays `given`."""
+    forward = problems.result_dtype(dtype, **given)
+    if forward.kind == "b":
+        raise TypeError(f"the result of {face} has dtype bool, which has no gradient")
+    if dtype is not None:
+        given = dict.fromkeys(given, forward)
+    return forward, problems.result_dtype(g=g, **given)
+
+
+def check_gradient(face, g, shape):
     if g.shape == shape:
         return
     if g.ndim == len(shape):
@@ -394,7 +402,7 @@ def _check_gradient(face, g, shape):
     raise ValueError(f"g has shape {g.shape}, the result of {face} has {shape}")
 
 
-def _needed(need, face, names):
+def needed(need, face, names):
     if not isinstance(need, (tuple, list)):
         raise TypeError(f"need must be one bool for each of {', '.join(names)}, not {need!r}")
     if len(need) != len(names):

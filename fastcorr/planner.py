@@ -772,6 +772,9 @@ def contract(form, a, b, method="auto", bias=None, out=None, *, level=None, coun
     how = chosen, method == "auto", level, count
     if chosen == "reference":
         out[...] = reference.contract(form, a, b, bias)
+    elif form.result == "x" and set(form.boundary) - {"constant"}:
+        folded = _fold(form, contract(_unfolded(form), a, b, method, level=level, count=count))
+        out[...] = folded if bias is None else folded + bias.astype(folded.dtype)
     elif form.dtype.kind != "c":
         _contract_real(form, a, b, bias, out, *how)
     else:
@@ -798,13 +801,6 @@ def _contract_parts(form, a, b, out, *how):
 
 
 def _contract_real(form, a, b, bias, out, *how):
-    if form.result == "x" and set(form.boundary) - {"constant"}:
-        wide = _unfolded(form)
-        gradient = np.empty(wide.out_shape, wide.dtype)
-        _contract_real(wide, a, b, None, gradient, *how)
-        folded = _fold(form, gradient)
-        out[...] = folded if bias is None else folded + bias.astype(folded.dtype)
-        return
     a, b = (v if _loads(form.dtype, v.dtype) else v.astype(form.dtype) for v in (a, b))
     method, promised, level, count = how
     if method == "fft" and not (_run(Frequencies, form, a, b, bias, out, level, count) and promised):
@@ -837,11 +833,15 @@ def _unfolded(form):
 
 def _fold(form, gradient):
     """`gradient` of the extended x as that of x: each sample's share goes to the one that it repeats."""
-    for axis, ((lo, _), n, rule) in enumerate(zip(form.padding, form.size, form.boundary, strict=True)):
-        before, after = gradient.shape[: 3 + axis], gradient.shape[4 + axis :]
-        to = source(np.arange(gradient.shape[3 + axis]) - lo, n, rule)
-        kept = np.flatnonzero(to >= 0)
-        folded = np.zeros((*before, n, *after), gradient.dtype)
-        np.add.at(folded, (*(slice(None),) * (3 + axis), to[kept]), np.take(gradient, kept, 3 + axis))
-        gradient = folded
+    for axis, ((lo, _), n, rule) in enumerate(zip(form.padding, form.size, form.boundary, strict=True), start=3):
+        to = source(np.arange(gradient.shape[axis]) - lo, n, rule)
+        gradient = fold_axis(gradient, axis, to, n)
     return gradient
+
+
+def fold_axis(gradient, axis, to, n):
+    """`gradient` with sample i along `axis` added to place `to[i]` of `n`, in order; -1 is dropped."""
+    kept = np.flatnonzero(to >= 0)
+    folded = np.zeros((*gradient.shape[:axis], n, *gradient.shape[axis + 1 :]), gradient.dtype)
+    np.add.at(folded, (*(slice(None),) * axis, to[kept]), np.take(gradient, kept, axis))
+    return folded
