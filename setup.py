@@ -30,7 +30,7 @@ OPTIONS = {
 }
 # Kernels are called by fastcorr alone: no signatures, no pickles, 10 of the 58 kB of a module of layers.
 BARE = {"binding": False, "auto_pickle": False}
-# What -O3 copies around the vector loops of tile.pxd and butterfly.pxd, which it does not make faster: a third of a wheel.
+# What -O3 copies around the vector loops, which it does not make faster: a third of a wheel.
 LEAN = [
     "-fvect-cost-model=very-cheap",
     "-fno-unswitch-loops",

@@ -96,8 +96,9 @@ cdef class Runner:
         if (
             cnp.PyArray_ISALIGNED(out) and out.dtype.isnative and 0 not in out.strides
             # Kernels round floating point as they store it. To integers it is NumPy's cast: C leaves overflow undefined.
-            and (out.dtype == self.problem.dtype or (out.dtype.kind == self.problem.dtype.kind and out.dtype.kind in "fc"
-                                                     and out.dtype.char not in "gG"))
+            and (out.dtype == self.problem.dtype or (
+                out.dtype.kind == self.problem.dtype.kind and out.dtype.kind in "fc" and out.dtype.char not in "gG"
+            ))
             and not np.may_share_memory(out, x) and (k is None or not np.may_share_memory(out, k))
         ):
             return out

@@ -48,8 +48,12 @@ def conv(
         Value past the ends for ``boundary='constant'``, cast to the dtype of the result.
     flip : bool, optional
         Flip the kernel along every spatial axis: convolution in the sense of mathematics.
-    method : {'auto', 'direct', 'fft', 'reference'}, optional
-        As in `correlate`. 'fft' sums over channels per frequency: the error is that of one kernel of all their taps.
+    method : {'auto', 'direct', 'winograd', 'fft', 'reference'}, optional
+        'winograd' needs 2.25 times fewer products, for kernels that end in 3 x 3 at stride 1, and rounds otherwise:
+        errors stay below ``eps * log2(N) * max|x| * sum|w|``, N being 16 times the channels of a group. 'fft' sums over
+        channels per frequency, with the same bound, N the points of a tile. 'auto' takes what is estimated to be the
+        fastest, 'winograd' from about 20 channels on, 'fft' from 32 taps on, and keeps a NaN or an Inf to the outputs
+        whose window covers it. Else as in `correlate`.
     dtype : dtype, optional
         Cast `x`, `w` and `bias` to this first. Default ``numpy.result_type(x, w, bias)``.
     out : ndarray, optional

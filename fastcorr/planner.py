@@ -664,6 +664,85 @@ class Layers:
         return getattr(kernels.load(row, level), row.family.title())(form, rules, fill, tuning.RATE[row.element][level])
 
 
+class Winograd:
+    """Fewer products for kernels of 3 x 3 positions, kernels/winograd.pyx."""
+
+    name = "winograd"
+
+    @staticmethod
+    def refuse(form):
+        """Why this method cannot serve the Contraction; None if it can."""
+        if Winograd.row(form) is None:
+            exact = form.dtype.kind in "biu"
+            return f"{form.dtype} is {'exact, the transform halves' if exact else 'finer than float64'}"
+        if form.local:
+            return "each output position has kernels of its own"
+        if form.result == "w":
+            return "it serves results and input gradients, not weight gradients"
+        if form.kernel[-2:] != (3, 3):
+            return f"the kernel is {form.kernel}, the last two axes must have 3 positions each"
+        if set(form.stride) != {1} or form.dilation[-2:] != (1, 1):
+            return f"stride is {form.stride}, dilation {form.dilation}: all must be 1"
+        return None
+
+    @staticmethod
+    def decline(form):
+        """Why `auto` leaves it alone all the same; None if it does not."""
+
+    @staticmethod
+    def row(form):
+        """Of the table of kernels."""
+        return kernels.find("winograd", form.dtype)
+
+    @staticmethod
+    def cost(form, level):
+        """Estimated seconds on one thread; each batch entry bears the kernels: the batch has no say in the method."""
+        row = Winograd.row(form)
+        lanes = tuning.VECTOR_BYTES[level] // np.dtype(row.element).itemsize
+        rows, channels, size = form.features, form.channels, form.out_size
+        if form.result == "x":
+            rows, channels, size = channels, rows, form.size
+        images = channels * prod(form.kernel[:-2])
+        tiles = -(-(prod(size[:-2]) * -(-size[-2] // 2) * -(-size[-1] // 2)) // lanes) * lanes
+        work = tiles * rows * images * 16, tiles * images, tiles * rows, rows * images
+        times = tuning.WINOGRAD.values()
+        parts = 4 if form.dtype.kind == "c" else 1
+        entry = parts * form.groups * sum(map(mul, work, times)) / tuning.RATE[row.element][level]
+        return tuning.CALL + form.batch * entry
+
+    @staticmethod
+    @lru_cache(1024)
+    def build(form, level):
+        """The object that runs: run(w, x, y, bias, watched, threads)."""
+        row = Winograd.row(form)
+        fill = np.asarray(form.fill).astype(row.element)[()]
+        rules = [RULES.index(rule) for rule in form.boundary]
+        return kernels.load(row, level).Winograd(form, rules, fill, tuning.RATE[row.element][level])
+
+    @classmethod
+    def repair(cls, form, a, b, bias, out, level, count, bad):
+        """Computes directly, of each batch entry, what lies between its first and last bad line."""
+        step = 2 if form.rank == 2 else 1
+        lines = bad.reshape(form.batch, -(-out.shape[3] // step), -1).any(2)
+        for n in np.flatnonzero(lines.any(1)):
+            found = np.flatnonzero(lines[n])
+            begin, end = step * found[0], min(step * (found[-1] + 1), out.shape[3])
+            box = _box(form, int(begin), int(end))
+            _run(Layers, box, a[n : n + 1], b, bias, out[n : n + 1, :, :, begin:end], level, count)
+
+
+def _box(form, begin, end):
+    """One batch entry of `form`, and of its result positions `begin` to `end` along the first spatial axis."""
+    lo, hi = form.padding[0]
+    if form.result == "y":
+        pads = lo - begin, hi - (form.out_size[0] - end)
+        sizes = {"out_size": (end - begin, *form.out_size[1:])}
+    else:
+        pads = lo + begin, hi + (form.size[0] - end)
+        sizes = {"size": (end - begin, *form.size[1:])}
+    return replace(form, batch=1, padding=(pads, *form.padding[1:]), **sizes)
+
+
 class Frequencies:
     """Overlap-save with sums over channels or blocks per frequency, kernels/frequency.pyx."""
 
@@ -723,6 +802,11 @@ class Frequencies:
         rules = [RULES.index(rule) for rule in form.boundary]
         return kernels.load(row, level).Frequency(form, rules, fill, points, order, seconds)
 
+    @staticmethod
+    def repair(form, a, b, bias, out, level, count, bad):
+        """Computes all directly."""
+        _run(Layers, form, a, b, bias, out, level, count)
+
 
 class Definition:
     """reference.py."""
@@ -743,7 +827,7 @@ class Definition:
         return taps * (tuning.REFERENCE_CALL + prod(form.shapes["y"]) * tuning.REFERENCE_TAP)
 
 
-LAYER_METHODS = (Layers, Frequencies, Definition)
+LAYER_METHODS = (Layers, Winograd, Frequencies, Definition)
 
 
 @lru_cache(1024)
@@ -802,14 +886,21 @@ def _contract_parts(form, a, b, out, *how):
 
 def _contract_real(form, a, b, bias, out, *how):
     a, b = (v if _loads(form.dtype, v.dtype) else v.astype(form.dtype) for v in (a, b))
-    method, promised, level, count = how
-    if method == "fft" and not (_run(Frequencies, form, a, b, bias, out, level, count) and promised):
+    name, promised, level, count = how
+    if name == "direct":
+        _run(Layers, form, a, b, bias, out, level, count)
         return
-    _run(Layers, form, a, b, bias, out, level, count)
+    method = next(m for m in LAYER_METHODS if m.name == name)
+    bad = _run(method, form, a, b, bias, out, level, count, promised)
+    if bad is not None:
+        method.repair(form, a, b, bias, out, level, count, bad)
 
 
-def _run(method, form, a, b, bias, out, level, count):
-    """`out` = the result of real operands, with `count` threads, or as many as the work is worth."""
+def _run(method, form, a, b, bias, out, level, count, *watched):
+    """`out` = the result of real operands, with `count` threads, or as many as the work is worth.
+
+    Where results are watched, what is not finite among them; None where there is nothing.
+    """
     kernel, row = method.build(form, level), method.row(form)
     if form.result != "w" and not form.local:  # weights go first, in the kernel's own type
         a, b = np.ascontiguousarray(b, row.element), a
@@ -818,8 +909,8 @@ def _run(method, form, a, b, bias, out, level, count):
     if count is None and method.cost(form, level) <= tuning.SERIAL:
         count = 1
     if count is None:
-        return _call.claim(_available_threads, kernel.run, a, b, out, bias)
-    return kernel.run(a, b, out, bias, count)
+        return _call.claim(_available_threads, kernel.run, a, b, out, bias, *watched)
+    return kernel.run(a, b, out, bias, *watched, count)
 
 
 def _unfolded(form):

@@ -163,3 +163,10 @@ SEPARABLE_TERMS = 4
 
 # Samples under the kernel: the ring has so many rows, of at least 64 lanes, and lines of other axes are so long.
 SEPARABLE_SPAN = {"row": 500, "lane": 2000}
+
+# Winograd's layers, in multiply-adds at RATE: one of them; a tile of an image to its points; the points of an output
+# channel to a tile; a kernel to its points. From shares of samples of `perf record` within calls with 64 channels 56^2,
+# 256 14^2 and 512 7^2, then all less so that the direct method's time over this one's is estimated at 0.75 to 1 of what
+# it is for 16 to 512 channels on 4^2 to 112^2 (Zen 3 under load, x86_64_v3, gcc 12.2, 2026-11). A quarter more or less
+# moves the least number of channels for which `auto` takes the method, 17, by 4; there the two are within 10 %.
+WINOGRAD = {"product": 0.9, "image": 225.0, "row": 140.0, "kernel": 90.0}

@@ -47,6 +47,7 @@ KERNELS = tuple(
         ("frequency", _FLOATS),
         ("separable", _FLOATS + _INTEGERS),
         ("windows", (("float64", "double", ("float64",)),)),
+        ("winograd", _FLOATS),
     )
     for rest in elements
 )

@@ -344,8 +344,10 @@ cdef class Frequency:
     def __dealloc__(self):
         free(self.tile.memory)
 
-    def run(self, cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray out not None, bias, int threads):
-        """out = the contraction of w and x (or y), or of y and x for w. Whether a result is not finite."""
+    def run(
+        self, cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray out not None, bias, bint watched, int threads
+    ):
+        """out = the contraction of w and x (or y), or of y and x for w. If watched, True where one is not finite."""
         cdef Job job = self.job
         cdef cnp.ndarray bias_array
         cdef Py_ssize_t groups, ins, outs, both, each, group, at, to, round_, channels, tiles, most_ins, most_outs
@@ -353,11 +355,11 @@ cdef class Frequency:
         cdef char bad = 0
         cdef const cnp.npy_intp* s
         if cnp.PyArray_SIZE(out) == 0:
-            return False
+            return None
         if cnp.PyArray_SIZE(a) == 0 or cnp.PyArray_SIZE(b) == 0:
             out[...] = 0 if bias is None else bias.reshape(out.shape[1], -1, *(1,) * self.rank)
-            return False
-        job.tile, job.bad = &self.tile, &bad
+            return None
+        job.tile, job.bad = &self.tile, &bad if watched else NULL
         job.x = array_of(b)
         job.out = array_of(out)
         s = cnp.PyArray_STRIDES(out)
@@ -418,7 +420,7 @@ cdef class Frequency:
                     to += job.outs
         finally:
             free(block)
-        return bool(bad)
+        return True if bad else None
 
     cdef int run_part(self, Job* job, Py_ssize_t round_, bint fetched, int threads) except -1:
         """All tiles for some channels; `fetched`: they are in `data` already."""

@@ -7,7 +7,7 @@ type and stride into contiguous `real`s, `store` takes them back out, `gather` a
 from libc.stdint cimport int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, int64_t, uint64_t
 cimport numpy as cnp
 
-from .tile cimport LANES, ceil_div, real, turn, vec
+from .tile cimport LANES, ceil_div, local_vec, real, turn, vec, vec_load, vec_zero
 
 cdef extern from "half.h":
     ctypedef struct half:
@@ -278,6 +278,20 @@ cdef inline void copy_line(const real* p, real* to, Py_ssize_t n) noexcept nogil
         return
     for i in range(n):
         to[i] = p[i]
+
+
+cdef inline bint all_finite(const real* p, Py_ssize_t n) noexcept nogil:
+    cdef local_vec a, sum = vec_zero()
+    cdef real rest = 0
+    cdef Py_ssize_t i
+    for i in range(n // LANES):
+        a = vec_load(p + i * LANES)
+        sum = sum + (a - a)                # 0, or NaN
+    for i in range(n // LANES * LANES, n):
+        rest += p[i] - p[i]
+    for i in range(LANES):
+        rest += (<real*>&sum)[i]
+    return rest == 0
 
 
 cdef inline void transpose(

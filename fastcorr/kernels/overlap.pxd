@@ -2,8 +2,8 @@
 
 from libc.string cimport memset
 
-from .line cimport CONSTANT, Format, extend, gather, load, store, store_pairs
-from .tile cimport LANES, local_vec, real, vec_load, vec_zero
+from .line cimport Format, all_finite, extend, gather, load, store, store_pairs
+from .tile cimport real
 from .transform cimport MAX_AXES, Tile
 
 cdef extern from "simd.h":
@@ -136,20 +136,6 @@ cdef inline void fetch(
             fill,
         )
     memset(to + middle * step, 0, (end - middle) * step * sizeof(real))
-
-
-cdef inline bint all_finite(const real* p, Py_ssize_t n) noexcept nogil:
-    cdef local_vec a, sum = vec_zero()
-    cdef real rest = 0
-    cdef Py_ssize_t i
-    for i in range(n // LANES):
-        a = vec_load(p + i * LANES)
-        sum = sum + (a - a)                # 0, or NaN
-    for i in range(n // LANES * LANES, n):
-        rest += p[i] - p[i]
-    for i in range(LANES):
-        rest += (<real*>&sum)[i]
-    return rest == 0
 
 
 cdef inline void deliver(

@@ -105,8 +105,8 @@ static inline void wait_in_memory(local_vec *p) {
 #endif
 }
 
-/* Two vectors lane by lane: a0 b0 a1 b1 ..., its lower and its upper half. LANES by the preprocessor, for the lists of
- * lanes. Without shuffles, or with lanes of another number, through memory. */
+/* Two vectors lane by lane: a0 b0 a1 b1 ..., its lower and its upper half; and back, the lanes of even and of odd number
+ * of two vectors that follow each other. LANES by the preprocessor, for the lists of lanes. Without shuffles, or with lanes of another number, through memory. */
 #if defined(__GNUC__)
 #define LANES_float (VECTOR_BYTES / 4)
 #define LANES_double (VECTOR_BYTES / 8)
@@ -118,20 +118,30 @@ static inline void wait_in_memory(local_vec *p) {
 #if __has_builtin(__builtin_shufflevector) && LANES_OF(REAL) == 16
 #define LOWER_LANES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define UPPER_LANES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define EVEN_LANES 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define ODD_LANES 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #elif __has_builtin(__builtin_shufflevector) && LANES_OF(REAL) == 8
 #define LOWER_LANES 0, 8, 1, 9, 2, 10, 3, 11
 #define UPPER_LANES 4, 12, 5, 13, 6, 14, 7, 15
+#define EVEN_LANES 0, 2, 4, 6, 8, 10, 12, 14
+#define ODD_LANES 1, 3, 5, 7, 9, 11, 13, 15
 #elif __has_builtin(__builtin_shufflevector) && LANES_OF(REAL) == 4
 #define LOWER_LANES 0, 4, 1, 5
 #define UPPER_LANES 2, 6, 3, 7
+#define EVEN_LANES 0, 2, 4, 6
+#define ODD_LANES 1, 3, 5, 7
 #elif __has_builtin(__builtin_shufflevector) && LANES_OF(REAL) == 2
 #define LOWER_LANES 0, 2
 #define UPPER_LANES 1, 3
+#define EVEN_LANES 0, 2
+#define ODD_LANES 1, 3
 #endif
 #endif
 #if defined(LOWER_LANES)
 static inline local_vec vec_lower(local_vec a, local_vec b) { return __builtin_shufflevector(a, b, LOWER_LANES); }
 static inline local_vec vec_upper(local_vec a, local_vec b) { return __builtin_shufflevector(a, b, UPPER_LANES); }
+static inline local_vec vec_even(local_vec a, local_vec b) { return __builtin_shufflevector(a, b, EVEN_LANES); }
+static inline local_vec vec_odd(local_vec a, local_vec b) { return __builtin_shufflevector(a, b, ODD_LANES); }
 #else
 static inline local_vec vec_mixed(local_vec a, local_vec b, int from) {
     local_vec mixed;
@@ -140,10 +150,19 @@ static inline local_vec vec_mixed(local_vec a, local_vec b, int from) {
 }
 static inline local_vec vec_lower(local_vec a, local_vec b) { return vec_mixed(a, b, 0); }
 static inline local_vec vec_upper(local_vec a, local_vec b) { return vec_mixed(a, b, LANES / 2); }
+static inline local_vec vec_every_second(local_vec a, local_vec b, int from) {
+    local_vec part;
+    for (int i = 0; i < LANES; i++) part[i] = 2 * i + from < LANES ? a[2 * i + from] : b[2 * i + from - LANES];
+    return part;
+}
+static inline local_vec vec_even(local_vec a, local_vec b) { return vec_every_second(a, b, 0); }
+static inline local_vec vec_odd(local_vec a, local_vec b) { return vec_every_second(a, b, 1); }
 #endif
-#else
-static inline local_vec vec_lower(local_vec a, local_vec b) { return a; } /* never called: one lane has no other */
+#else /* one lane */
+static inline local_vec vec_lower(local_vec a, local_vec b) { return a; }
 static inline local_vec vec_upper(local_vec a, local_vec b) { return b; }
+static inline local_vec vec_even(local_vec a, local_vec b) { return a; }
+static inline local_vec vec_odd(local_vec a, local_vec b) { return b; }
 #endif
 
 /* The largest butterfly whose points, a real and an imaginary vector each, fit the registers. */

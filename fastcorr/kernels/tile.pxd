@@ -25,6 +25,8 @@ cdef extern from "simd.h":
     void stream_fence() noexcept nogil
     local_vec vec_lower(local_vec a, local_vec b) noexcept nogil
     local_vec vec_upper(local_vec a, local_vec b) noexcept nogil
+    local_vec vec_even(local_vec a, local_vec b) noexcept nogil
+    local_vec vec_odd(local_vec a, local_vec b) noexcept nogil
 
 cdef enum:
     MAX_OWN = 9    # vectors of `tile_own`: 3 x 3 kernel positions
