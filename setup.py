@@ -30,14 +30,18 @@ OPTIONS = {
 }
 # Kernels are called by fastcorr alone: no signatures, no pickles, 10 of the 58 kB of a module of layers.
 BARE = {"binding": False, "auto_pickle": False}
-# What -O3 copies around the vector loops, which it does not make faster: a third of a wheel.
+# For modules that few run, integers and baseline: without what -O3 copies around the vector loops of tile.pxd and
+# butterfly.pxd. Loops over samples ask for their vectors themselves: `eager_void` in simd.h.
 LEAN = [
+    "-fno-asynchronous-unwind-tables",
     "-fvect-cost-model=very-cheap",
     "-fno-unswitch-loops",
     "-fno-ipa-cp-clone",
     "-fno-split-paths",
     "-fno-split-loops",
     "-fno-version-loops-for-strides",
+    "-fno-inline-functions",
+    "--param=max-inline-insns-single=70",
     "--param=max-inline-insns-auto=15",
     "--param=inline-min-speedup=30",
 ]
@@ -75,16 +79,17 @@ class BuildKernels(build_ext):
         openmp = ["/openmp"] if msvc else ["-fopenmp"]
         if os.environ.get("FASTCORR_OPENMP") == "0" or not self.compiles(openmp, "#include <omp.h>"):
             openmp = []
-        flags += LEAN if self.compiles(["-Werror", *LEAN], "") else []
+        lean = LEAN if self.compiles(["-Werror", *LEAN], "") else []
         levels = {name for name, args in TABLE["LEVELS"].items() if not args or (not msvc and self.compiles(args, ""))}
         kept = []
         for ext in self.extensions:
-            level = ext.name.split(".")[2] if ext.name.startswith("fastcorr.kernels.") else "baseline"
+            level, element = ext.name.split(".")[2:4] if ext.name.startswith("fastcorr.kernels.") else ("baseline", "")
             if level not in levels:
                 continue
             ext.include_dirs = [numpy.get_include(), "fastcorr/kernels"]
             ext.define_macros = [*ext.define_macros, ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
-            ext.extra_compile_args = flags + openmp + TABLE["LEVELS"][level]
+            few = level == "baseline" or element.startswith("int")
+            ext.extra_compile_args = flags + (lean if few else []) + openmp + TABLE["LEVELS"][level]
             ext.extra_link_args = [] if msvc else [*openmp, "-s"] if sys.platform == "linux" else openmp
             kept.append(ext)
         self.extensions = kept

@@ -13,7 +13,8 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
-HANG = 120  # seconds after which a test that hangs is shot, with a traceback of every thread
+# Seconds after which a test that hangs is shot, with a traceback of every thread. An emulator needs more.
+HANG = float(os.environ.get("TEST_HANG", 120))
 
 
 stderr = pytest.StashKey()

@@ -7,7 +7,7 @@ type and stride into contiguous `real`s, `store` takes them back out, `gather` a
 from libc.stdint cimport int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, int64_t, uint64_t
 cimport numpy as cnp
 
-from .tile cimport LANES, ceil_div, local_vec, real, turn, vec, vec_load, vec_zero
+from .tile cimport LANES, ceil_div, eager_void, local_vec, real, turn, vec, vec_load, vec_zero
 
 cdef extern from "half.h":
     ctypedef struct half:
@@ -121,15 +121,17 @@ cdef inline void _load(sample* p, real* to, Py_ssize_t n, Py_ssize_t step) noexc
     if step == sizeof(sample):
         for i in range(n):
             to[i] = _read(p + i)
-    elif step == 2 * sizeof(sample):
-        for i in range(n):
-            to[i] = _read(p + 2 * i)
-    else:
-        for i in range(n):
-            to[i] = _read(<sample*>(<char*>p + i * step))
+        return
+    if sample is float or sample is double:
+        if step == 2 * sizeof(sample):
+            for i in range(n):
+                to[i] = _read(p + 2 * i)
+            return
+    for i in range(n):
+        to[i] = _read(<sample*>(<char*>p + i * step))
 
 
-cdef inline void _load_type(int type, const char* p, real* to, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
+cdef inline eager_void _load_type(int type, const char* p, real* to, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
     cdef Py_ssize_t i
     if type == FLOAT32:
         _load(<float*>p, to, n, step)
@@ -195,7 +197,7 @@ cdef inline void _store(const real* p, sample* to, Py_ssize_t n, Py_ssize_t step
             _write(<sample*>(<char*>to + i * step), p[i])
 
 
-cdef inline void store(int type, const real* p, char* to, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
+cdef inline eager_void store(int type, const real* p, char* to, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
     """`n` results from `p` to samples `step` bytes apart; integers are cut to their width, bool is "not zero"."""
     cdef Py_ssize_t i
     if type == FLOAT32:
@@ -217,7 +219,7 @@ cdef inline void store(int type, const real* p, char* to, Py_ssize_t n, Py_ssize
             to[i * step] = p[i] != 0
 
 
-cdef inline void store_pairs(int type, const real* re, const real* im, char* to, Py_ssize_t n) noexcept nogil:
+cdef inline eager_void store_pairs(int type, const real* re, const real* im, char* to, Py_ssize_t n) noexcept nogil:
     """`n` complex results that lie side by side; one loop over both parts vectorises, one for each does not."""
     cdef Py_ssize_t i
     cdef float* single = <float*>to

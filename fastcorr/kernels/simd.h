@@ -25,6 +25,14 @@ typedef real local_vec;
 #define always_inline_void void
 #endif
 
+/* Loops over a caller's samples, of any type and number: worth vectorising with checks of overlap and code for the rest,
+ * which setup.py asks gcc not to do elsewhere. Without it pictures of int16 or uint8 take 1.6 to 1.9 times as long. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define eager_void __attribute__((optimize("vect-cost-model=dynamic"))) void
+#else
+#define eager_void void
+#endif
+
 /* What fits the register file: MAX_ROWS weights, one load and MAX_ACC sums of the tile; for the sweep SWEEP_ROWS (or
  * PAIR_ROWS for complex data) x SWEEP_VECTORS sums, with 32 registers as many totals beside them, and SWEEP_VECTORS
  * loads. With 16 registers the tile spills at 6x2 (half the speed); with 32, 6x4 does not. */

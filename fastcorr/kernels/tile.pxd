@@ -11,6 +11,7 @@ cdef extern from "simd.h":
     ctypedef double vec
     ctypedef double local_vec
     ctypedef void always_inline_void
+    ctypedef void eager_void
     enum: LANES
     enum: MAX_ROWS
     enum: MAX_ACC

@@ -27,7 +27,7 @@ cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, load, real_type, store
 from .team cimport run_units
-from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, ceil_div, real, tile_apart, tile_vectors, turn
+from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, ceil_div, eager_void, real, tile_apart, tile_vectors, turn
 
 cnp.import_array()
 
@@ -417,7 +417,7 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     return s
 
 
-cdef void add_slices(const Job* job) noexcept nogil:
+cdef eager_void add_slices(const Job* job) noexcept nogil:
     """The sums of all slices, in order, to w."""
     cdef Py_ssize_t length[MAX_AXES + 3]
     cdef Py_ssize_t step[MAX_AXES + 3]
