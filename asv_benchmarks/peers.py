@@ -168,6 +168,20 @@ def onnxruntime(work, threads):
     return call
 
 
+def opencv_search(work, threads):
+    import cv2
+
+    cv2.setNumThreads(threads)
+    return partial(cv2.matchTemplate, *work.arrays(), cv2.TM_CCOEFF_NORMED)
+
+
+def skimage_search(work, threads):
+    from skimage.feature import match_template
+
+    x, t = work.arrays()
+    return lambda: match_template(x, t).astype(work.dtype, copy=False)
+
+
 LARGE = {
     "scipy.fftconvolve": partial(scipy_signal, name="fftconvolve"),
     "opencv.matchTemplate": matchtemplate,
@@ -188,7 +202,8 @@ LAYERS = {
     "torch.channels_last": partial(torch_layer, layout="channels_last"),
     "onnxruntime": onnxruntime,
 }
-PEERS = tuple(SIGNALS | LARGE | LAYERS)
+SEARCHES = {"fastcorr": fastcorr, "opencv": opencv_search, "skimage": skimage_search}
+PEERS = tuple(SIGNALS | LARGE | LAYERS | SEARCHES)
 MODULES = {  # where the name of the module differs
     "opencv": "cv2",
     "opencv.matchTemplate": "cv2",
@@ -197,13 +212,13 @@ MODULES = {  # where the name of the module differs
     "torch.fft": "torch",
     "torch.channels_last": "torch",
 }
-SERIAL = {"numpy", "scipy.ndimage"}
+SERIAL = {"numpy", "scipy.ndimage", "skimage"}
 
 
 def able(work):
     """{name: function} of the peers for this kind of work."""
     if work.function != "correlate":
-        return LAYERS
+        return SEARCHES if work.function == "match_template" else LAYERS
     return SIGNALS | LARGE if work.group == "large" else SIGNALS
 
 

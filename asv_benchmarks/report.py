@@ -19,6 +19,7 @@ README = (
     ("large", "2048x2048 * 31x31 float32"),
     ("large", "1000000 * 20000 float32"),
     ("large", "200x200x200 * 31x31x31 float32"),
+    ("template", "2048x2048 * 31x31 uint8->float32"),
     ("small", "1000 * 5 float32"),
     ("small", "28x28 * 3x3 float32"),
 )
@@ -46,6 +47,8 @@ TIMES = (
     ("large", "", 1, min, EVERY),
     ("large", "", 1.5, geometric_mean, EVERY),
     ("large", "opencv.matchTemplate", 2, min, THE_PICTURE),
+    ("template", "opencv", 1.5, min, EVERY),
+    ("template", "skimage", 5, min, EVERY),
     ("layer", "", 1, min, EVERY),
     ("gradient", "torch", 1, min, EVERY),
     ("gradient", "torch", 3, min, WEAK),

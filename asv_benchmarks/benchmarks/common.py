@@ -16,7 +16,7 @@ class Checked:
     @property
     def effort(self):
         """What a peer's time grows with, roughly: its rate on one workload tells whether the next is too long."""
-        return self.bytes if self.group == "large" else self.flops
+        return self.bytes if self.group in ("large", "template") else self.flops
 
     def places(self):
         """Where results are looked at: `looks` places anywhere, and every corner."""
@@ -114,6 +114,30 @@ class Workload(Checked):
         return windows @ k, np.abs(windows) @ np.abs(k)
 
 
+@dataclass(frozen=True)
+class Search(Workload):
+    """One call of match_template; results of peers may differ by what rounding in float32 makes of them."""
+
+    function = "match_template"
+
+    @property
+    def options(self):
+        return {}
+
+    def arrays(self):
+        """Data with an offset, as pictures have, and a detail of them as the template."""
+        x = noise(self.x, self.data or self.dtype)
+        x = x if self.data else x + 2
+        return x, np.ascontiguousarray(x[tuple(slice(n // 3, n // 3 + m) for n, m in zip(self.x, self.k, strict=True))])
+
+    @lru_cache(1)  # noqa: B019
+    def expected(self):
+        x, t = (a.astype(np.longdouble) for a in self.arrays())
+        windows = np.lib.stride_tricks.sliding_window_view(x, t.shape)[self.places()].reshape(-1, t.size)
+        windows, t = windows - windows.mean(1, keepdims=True), t.ravel() - t.mean()
+        return windows @ t / np.sqrt((windows**2).sum(1) * (t @ t)), np.full(len(windows), 64.0)
+
+
 def array_of(result):
     """The one array of a result; of several gradients all others are None."""
     if isinstance(result, tuple):
@@ -165,6 +189,12 @@ def workloads():
         *grid("large", [(10**6,), (5 * 10**6,)], (200000,), ("float32",), ([(10**6,)], ())),
         *grid("large", [(128,) * 3, (200,) * 3], (9, 31), ("float32",), ([(200,) * 3], ()), mode="same"),
         *(Workload("large", (n,), (n,), dtype, "full", quick=n == 10**5) for n in (10**5, 10**6) for dtype in floats),
+        *(
+            Search("template", (n, n), (m, m), data=data, quick=(n, m) in ((512, 16), (2048, 31)))
+            for data in ("uint8", None)
+            for n, sizes in ((512, (16, 64)), (2048, (15, 31, 64, 128)))
+            for m in sizes
+        ),
         *grid("incache", [(128, 512), (256, 256)], (5, 7, 9, 11, 15), floats, ([(256, 256)], (7, 11))),
         # The call that is least more than the tile: nearly every row of x meets a full tile, all lanes full, all in L1.
         *(Workload("tile", (300, 287), (64, 32), dtype) for dtype in floats),

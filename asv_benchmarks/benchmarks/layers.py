@@ -1,8 +1,4 @@
-"""Times of conv and conv_transpose, and the memory of one call. Commits are best compared on one thread."""
-
-import numpy as np
-
-import fastcorr
+"""Times of conv and conv_transpose. Commits are best compared on one thread."""
 
 from .layer_workloads import layers
 from .timed import Timed, named
@@ -14,15 +10,3 @@ class Forward(Timed):
 
     def time_forward(self, name, threads):
         self.call()
-
-
-class Memory:
-    """Data without noise: to make that takes more memory than the call."""
-
-    def setup(self):
-        fastcorr.set_num_threads(1)
-        work = next(work for work in layers() if work.group == "memory")
-        self.x, self.w = (np.ones(work.shapes[role], work.dtype) for role in "xw")
-
-    def peakmem_conv(self):
-        fastcorr.conv(self.x, self.w, padding=1)

@@ -77,6 +77,19 @@ class Regret:
         return float(np.percentile(found, percentile))
 
 
+class Choose:
+    """A problem that is met for the first time: checks, costs, the kernel's object."""
+
+    params = ([((1000,), (5,)), ((512, 512), (9, 9)), ((512, 512), (31, 31)), ((64, 64, 64), (7, 7, 7))],)
+    param_names = ("shapes",)
+
+    def setup(self, shapes):
+        self.x, self.k = (np.empty(shape, np.float32) for shape in shapes)
+
+    def time_resolve(self, shapes):
+        planner.resolve("correlate", self.x, self.k)
+
+
 def describe(count=300, seed=0):
     """Percentiles, and the problems in which auto does worst."""
     with fastcorr.num_threads(1):

@@ -8,7 +8,9 @@ from .timed import Timed, named
 
 
 class Correlate(Timed):
-    works = named(work for work in workloads() if work.flops < 2e9 and not work.out)
+    works = named(
+        work for work in workloads() if work.flops < 2e9 and not work.out and work.group not in ("large", "template")
+    )
     params = (list(works), (1,))
 
     def time_correlate(self, name, threads):
