@@ -1,0 +1,115 @@
+"""Sphinx: ``python -m sphinx -W -n -b html docs docs/_build/html``. It needs no network; the gallery runs at build time.
+
+`.ci/docs` installs what is needed, builds, and looks for dead links.
+"""
+
+import re
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+import fastcorr
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent / "examples"))  # the gallery uses them
+
+project = "fastcorr"
+author = "the fastcorr authors"
+copyright = author
+version = release = fastcorr.__version__
+
+extensions = [
+    "matplotlib.sphinxext.plot_directive",
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "gallery", "guide/figures", "sg_execution_times.rst"]
+templates_path = ["_templates"]
+default_role = "autolink"  # `correlate` in a docstring is a link
+nitpicky = True
+
+autodoc_typehints = "none"  # docstrings name the types, with shapes
+autosummary_generate = True
+numpydoc_show_class_members = False
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+copybutton_prompt_text = ">>> |\\.\\.\\. |\\$ "
+copybutton_prompt_is_regexp = True
+
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_formats = [("png", 110)]
+plot_basedir = str(DOCS / "guide" / "figures")
+plot_rcparams = {"figure.constrained_layout.use": True, "font.size": 10}
+
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "filename_pattern": r"/plot_",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "backreferences_dir": "api/generated/gallery",
+    "doc_module": ("fastcorr",),
+    "reference_url": {"fastcorr": None},
+    "image_scrapers": ("matplotlib",),
+    "download_all_examples": False,
+    "show_signature": False,
+    "show_memory": False,
+    "remove_config_comments": True,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"fastcorr {release}"
+html_static_path = ["_static"]
+html_css_files = ["fastcorr.css"]
+html_show_sourcelink = False
+html_sidebars = {"index": [], "performance": [], "changelog": [], "contributing": []}
+html_theme_options = {
+    "navbar_align": "left",
+    "navbar_end": ["theme-switcher"],
+    "show_prev_next": True,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
+    "header_links_before_dropdown": 7,
+    "pygments_light_style": "tango",
+    "pygments_dark_style": "monokai",
+}
+
+
+class Run(SphinxDirective):
+    """Python code, run while the page is built, and below it what it really printed. Blocks of a page share names."""
+
+    has_content = True
+
+    def run(self):
+        code = "\n".join(self.content)
+        names = self.env.temp_data.setdefault("run directive", {})
+        with redirect_stdout(StringIO()) as printed:
+            exec(compile(code, self.get_location(), "exec"), names)
+        shown = nodes.literal_block(code, code, language="python")
+        output = nodes.literal_block(printed.getvalue(), printed.getvalue(), language="none", classes=["printed"])
+        return [shown, output]
+
+
+def escape_shapes(app, what, name, obj, options, lines):
+    """``x : array_like, shape (N, *S)``: the asterisk is no emphasis."""
+    for i, line in enumerate(lines):
+        name, shape, rest = line.partition(", shape (")
+        if shape:
+            lines[i] = name + shape + re.sub(r"\*", r"\\*", rest)
+
+
+def setup(app):
+    app.add_directive("run", Run)
+    app.connect("autodoc-process-docstring", escape_shapes, priority=100)  # before numpydoc
