@@ -40,6 +40,7 @@ nitpicky = True
 autodoc_typehints = "none"  # docstrings name the types, with shapes
 autosummary_generate = True
 numpydoc_show_class_members = False
+numpydoc_validation_checks = {"all", "ES01", "PR03", "RT02", "SA01", "SA03", "SS05"}  # all but these
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
@@ -65,6 +66,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_signature": False,
     "show_memory": False,
+    "capture_repr": (),
     "remove_config_comments": True,
 }
 
@@ -72,15 +74,16 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"fastcorr {release}"
 html_static_path = ["_static"]
 html_css_files = ["fastcorr.css"]
-html_show_sourcelink = False
+html_copy_source = html_show_sourcelink = False
 html_sidebars = {"index": [], "performance": [], "changelog": [], "contributing": []}
 html_theme_options = {
     "navbar_align": "left",
+    "navbar_persistent": ["search-button"],
     "navbar_end": ["theme-switcher"],
     "show_prev_next": True,
     "footer_start": ["copyright"],
     "footer_end": [],
-    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": [], "performance": []},
     "header_links_before_dropdown": 7,
     "pygments_light_style": "tango",
     "pygments_dark_style": "monokai",

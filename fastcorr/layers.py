@@ -27,13 +27,57 @@ class _Layer:
         self.weight_grad = self.bias_grad = self._x = None
 
     def __call__(self, x):
-        """The result for `x`, a batch or one element of it, which is kept (not copied) for `backward`."""
+        """Apply the layer to `x`, which is kept (not copied) for `backward`.
+
+        Parameters
+        ----------
+        x : array_like, shape (N, C, *S) or (C, *S)
+            The batch, or one element of it.
+
+        Returns
+        -------
+        ndarray, shape (N, O, *T) or (O, *T)
+            As the function that the layer is named after.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastcorr.layers import Conv
+        >>> Conv(2, 3, (5,), rng=0)(np.ones((2, 9), np.float32)).shape
+        (3, 5)
+        """
         y = self._forward(x, self.weight, self.bias, **self.options)
         self._x = x
         return y
 
     def backward(self, g):
-        """The gradient of the last input, given that of its result; leaves `weight_grad` and `bias_grad`."""
+        """Return the gradient of the last input, given that of its result; leave `weight_grad` and `bias_grad`.
+
+        Parameters
+        ----------
+        g : array_like
+            Of the shape of the last result.
+
+        Returns
+        -------
+        ndarray
+            Of the shape of the last input.
+
+        Raises
+        ------
+        ValueError
+            If there was no call before, or `g` has another shape.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastcorr.layers import Conv
+        >>> layer = Conv(1, 1, (2,), rng=0)
+        >>> y = layer(np.float32([[1, 2, 4]]))
+        >>> gx = layer.backward(np.ones_like(y))
+        >>> gx.shape, layer.weight_grad, layer.bias_grad
+        ((1, 3), array([[[3., 6.]]], dtype=float32), array([2.], dtype=float32))
+        """
         if self._x is None:
             raise ValueError("backward needs the input of a call before it: layer(x)")
         gx, self.weight_grad, self.bias_grad = self._vjp(g, self._x, self.weight, self.bias, **self.options)

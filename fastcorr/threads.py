@@ -115,6 +115,11 @@ def num_threads(n):
     n : int
         At least 1. Blocks nest; the innermost counts.
 
+    Returns
+    -------
+    context manager
+        For a ``with`` block. It may be entered once.
+
     Raises
     ------
     ValueError

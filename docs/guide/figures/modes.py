@@ -6,7 +6,7 @@ import numpy as np
 import fastcorr
 
 n, m = 8, 3
-figure, axes = plt.subplots(3, 1, figsize=(7, 4.8), sharex=True)
+figure, axes = plt.subplots(3, 1, figsize=(7, 5.4), sharex=True)
 for place, mode in zip(axes, ("valid", "same", "full"), strict=True):
     lags = fastcorr.correlation_lags(n, m, mode)
     place.bar(np.arange(n), np.ones(n), 0.92, color="tab:blue")
@@ -17,4 +17,4 @@ for place, mode in zip(axes, ("valid", "same", "full"), strict=True):
     place.text(n + 2.7, 1.5, f"first lag {lags[0]}", va="center")
     place.text(n + 2.7, 2.6, f"last lag {lags[-1]}", va="center")
     place.set_title(f'"{mode}": {len(lags)} results', loc="left", fontsize=10)
-    place.set(yticks=[], xticks=range(-2, n + 2), xlim=(-3, n + 6), ylim=(0, 3.2), frame_on=False)
+    place.set(yticks=[], xticks=range(-2, n + 2), xlim=(-3, n + 6), ylim=(0, 3.1), frame_on=False)

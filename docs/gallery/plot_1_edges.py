@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from skimage import data
 
-from fastcorr import correlate
+from fastcorr import convolve, correlate
 
 photo = np.float32(data.coins()) / 255
 sobel = np.float32([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
@@ -31,7 +31,8 @@ def show(*pictures, **options):
         place.set(xticks=[], yticks=[])
 
 
-show(("from left to right", across), ("from top to bottom", down), cmap="gray", vmin=-0.3, vmax=0.3)
+grey = {"cmap": "gray", "vmin": -0.3, "vmax": 0.3}
+show(("from left to right", across), ("from top to bottom", down), **grey)
 
 # %%
 # Together they are the gradient: its length is the strength of the edge, its angle the direction. Neither depends on
@@ -46,8 +47,6 @@ show(("photo", photo), ("strength of edges", strength), cmap="gray")
 
 bell = np.exp(-0.5 * (np.arange(-9, 10) / 3) ** 2)
 gaussian = np.float32(np.outer(bell, bell) / bell.sum() ** 2)
-
-from fastcorr import convolve  # noqa: E402
 
 wide = convolve(gaussian, sobel[::-1, ::-1], "full")
 coarse = np.hypot(*(correlate(photo, k, "same", boundary="reflect") for k in (wide, wide.T)))

@@ -33,17 +33,15 @@ answer = correlate(noisy, template, "same", boundary="edge")
 # correlation: NumPy's views of windows do.
 
 reach = 120
-windows = np.lib.stride_tricks.sliding_window_view(np.pad(answer, reach, constant_values=-np.inf), 2 * reach + 1)
+padded = np.pad(answer, reach, constant_values=-np.inf)
+windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
 is_peak = (answer == windows.max(axis=-1)) & (answer > 4 * np.median(np.abs(answer)))
 found = np.flatnonzero(is_peak)
 print("beats at samples", found)
 
+signals = {"electrocardiogram": ecg, "with noise": noisy, "correlation with one beat": answer}
 figure, axes = plt.subplots(3, 1, figsize=(9, 6), sharex=True, layout="constrained")
-for place, (title, signal) in zip(
-    axes,
-    {"electrocardiogram": ecg, "with noise": noisy, "correlation with one beat": answer}.items(),
-    strict=True,
-):
+for place, (title, signal) in zip(axes, signals.items(), strict=True):
     place.plot(signal, lw=1)
     place.set_title(title, loc="left")
     place.margins(x=0.01)
