@@ -10,7 +10,10 @@ The words are numpy.pad's and so is the reach: a rule goes on as far past the en
 definition; ``kernels/line.pxd`` holds its compiled twin, and the tests compare both with numpy.pad.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 RULES = ("constant", "edge", "reflect", "symmetric", "wrap")  # the index is the code the kernels use
 
@@ -24,17 +27,19 @@ SYNONYMS = {
 }
 
 
-def source(u, n, rule):
-    """Index into a signal of length `n` of each extended position `u`; -1 where the signal is ``fill``."""
-    u = np.asarray(u)
+def source(position: ArrayLike, n: int, rule: str) -> NDArray[Any]:
+    """Index into a signal of length `n` of each extended `position`; -1 where the signal is ``fill``."""
+    u: NDArray[Any] = np.asarray(position)
     if rule == "constant":
         return np.where((u >= 0) & (u < n), u, -1)
     if rule == "edge":
-        return np.clip(u, 0, n - 1)
-    if rule == "wrap":
-        return u % n
-    if rule == "symmetric":
+        u = np.clip(u, 0, n - 1)
+    elif rule == "wrap":
+        u = u % n
+    elif rule == "symmetric":
         u = u % (2 * n)
-        return np.where(u < n, u, 2 * n - 1 - u)
-    u = u % max(2 * (n - 1), 1)
-    return np.where(u < n, u, 2 * (n - 1) - u)
+        u = np.where(u < n, u, 2 * n - 1 - u)
+    else:
+        u = u % max(2 * (n - 1), 1)
+        u = np.where(u < n, u, 2 * (n - 1) - u)
+    return u

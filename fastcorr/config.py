@@ -5,7 +5,7 @@ import numpy as np
 from . import _cpu, isa, threads
 
 
-def show_config():
+def show_config() -> None:
     """Print version, compiler, OpenMP, instruction-set levels and threads.
 
     Examples

@@ -20,14 +20,18 @@ The two operands come in the order (x, w), (y, w), (y, x). With ``local``, w has
 position, w[i, g, o, c, j].
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import prod
 from operator import index
+from typing import Any
 
 import numpy as np
 
 from . import problem
+from ._types import DType, Pairs, Shape
 
 OPERANDS = {"y": ("x", "w"), "x": ("y", "w"), "w": ("y", "x")}
 
@@ -41,29 +45,29 @@ class Contraction:
     groups: int
     channels: int  # of x per group
     features: int  # of y per group
-    size: tuple  # of x
-    kernel: tuple
-    out_size: tuple  # of y
-    stride: tuple
-    dilation: tuple
-    padding: tuple  # of (lo, hi), in samples; negative crops
-    boundary: tuple  # of names in boundary.RULES
-    fill: object  # a scalar of dtype
+    size: Shape  # of x
+    kernel: Shape
+    out_size: Shape  # of y
+    stride: Shape
+    dilation: Shape
+    padding: Pairs  # (lo, hi), in samples; negative crops
+    boundary: tuple[str, ...]  # names in boundary.RULES
+    fill: Any  # a scalar of dtype
     flip: bool  # true convolution: tap j of the formula is w[..., kernel - 1 - j]
-    dtype: np.dtype  # of the result, native byte order
+    dtype: DType  # of the result, native byte order
     local: bool = False
 
     @property
-    def rank(self):
+    def rank(self) -> int:
         return len(self.size)
 
     @property
-    def operands(self):
+    def operands(self) -> tuple[str, str]:
         """Names of the two arrays the result is computed from, in their order."""
         return OPERANDS[self.result]
 
     @cached_property
-    def shapes(self):
+    def shapes(self) -> dict[str, Shape]:
         """Of the canonical arrays by name."""
         positions = self.out_size if self.local else ()
         return {
@@ -73,48 +77,52 @@ class Contraction:
         }
 
     @property
-    def out_shape(self):
+    def out_shape(self) -> Shape:
         return self.shapes[self.result]
 
     @cached_property
-    def flops(self):
+    def flops(self) -> int:
         """Multiplications and additions of the definition, complex arithmetic counted in reals."""
         return (8 if self.dtype.kind == "c" else 2) * prod(self.shapes["y"]) * self.channels * prod(self.kernel)
 
     @cached_property
-    def _hash(self):
+    def _hash(self) -> int:
         return hash(tuple(getattr(self, f.name) for f in fields(self)))
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return self._hash  # kernels are found by it, and a small layer has no time to compute it again
 
     @cached_property
-    def siblings(self):
+    def siblings(self) -> dict[str, Contraction]:
         """The three contractions by result."""
         return {result: self if result == self.result else replace(self, result=result) for result in OPERANDS}
 
-    def forward(self):
+    def forward(self) -> Contraction:
         """Its sibling that computes y from (x, w)."""
         return self.siblings["y"]
 
-    def input_grad(self):
+    def input_grad(self) -> Contraction:
         """Its sibling that computes x from (y, w)."""
         return self.siblings["x"]
 
-    def weight_grad(self):
+    def weight_grad(self) -> Contraction:
         """Its sibling that computes w from (y, x)."""
         return self.siblings["w"]
 
-    def part(self, name):
+    def part(self, name: str) -> Contraction:
         """The real Contraction for the `name` ("real", "imag") part of a complex operand beside a real one."""
         return replace(self, dtype=np.empty(0, self.dtype).real.dtype, fill=getattr(self.fill, name))
 
 
-_layers: dict = {}  # what `layer` found, by how its arguments are written: 1 and 1.0 are equal, but not both a stride
+_layers: dict[
+    Any, tuple[Contraction, bool]
+] = {}  # what `layer` found, by how its arguments are written: 1 and 1.0 are equal, but not both a stride
 MAX_LAYERS = 1024
 
 
-def layer(x_shape, w_shape, bias_shape, dtype, **options):
+def layer(
+    x_shape: Shape, w_shape: Shape, bias_shape: Shape | None, dtype: DType, **options: Any
+) -> tuple[Contraction, bool]:
     """`new_layer`, once for each set of arguments."""
     key = repr((x_shape, w_shape, bias_shape, options)), dtype
     found = _layers.get(key)
@@ -128,22 +136,22 @@ def layer(x_shape, w_shape, bias_shape, dtype, **options):
 
 
 def new_layer(
-    x_shape,
-    w_shape,
-    bias_shape,
-    dtype,
+    x_shape: Shape,
+    w_shape: Shape,
+    bias_shape: Shape | None,
+    dtype: DType,
     *,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups=1,
-    boundary="constant",
-    fill=0,
-    flip=False,
-    transposed=False,
-    output_padding=0,
-    local=False,
-):
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: Any = 1,
+    boundary: Any = "constant",
+    fill: Any = 0,
+    flip: bool = False,
+    transposed: bool = False,
+    output_padding: Any = 0,
+    local: bool = False,
+) -> tuple[Contraction, bool]:
     """(Contraction, whether x has no batch axis) of a call of `conv`, `conv_transpose` or `local_conv`.
 
     Parameters
@@ -223,7 +231,7 @@ def new_layer(
     return form, unbatched
 
 
-def _kernel_and_channels(w_shape, local):
+def _kernel_and_channels(w_shape: Shape, local: bool) -> tuple[Shape, Shape]:
     """(kernel, (rows, columns)) of w: its spatial axes and the two channel axes before them."""
     if len(w_shape) < 2 or (local and len(w_shape) % 2):
         needs = "an even number, out_spatial + (O, C/groups) + K" if local else "2 channel axes and the kernel's"
@@ -235,12 +243,12 @@ def _kernel_and_channels(w_shape, local):
     return tuple(w_shape[first + 2 :]), tuple(w_shape[first : first + 2])
 
 
-def _groups(groups, given, axis, channels, transposed):
+def _groups(asked: Any, given: int, axis: int, channels: Shape, transposed: bool) -> int:
     """`groups` as an int that divides the channels of w; `given` is the length of x along its channel `axis`."""
     try:
-        groups = index(groups)
+        groups = index(asked)
     except TypeError:
-        raise TypeError(f"groups must be an int, not {groups!r}") from None
+        raise TypeError(f"groups must be an int, not {asked!r}") from None
     if groups < 1:
         raise ValueError(f"groups is {groups}, it must be at least 1")
     if channels[0] % groups:
@@ -252,7 +260,7 @@ def _groups(groups, given, axis, channels, transposed):
     return groups
 
 
-def _check_bias(shape, channels, out_size, local):
+def _check_bias(shape: Shape, channels: int, out_size: Shape, local: bool) -> None:
     if shape == (channels,) or (local and shape == (channels, *out_size)):
         return
     if len(shape) == 1:
@@ -261,7 +269,7 @@ def _check_bias(shape, channels, out_size, local):
     raise ValueError(f"bias has shape {shape}, it must have {needed}")
 
 
-def _padding(padding, size, span, stride):
+def _padding(padding: Any, size: Shape, span: Shape, stride: Shape) -> Pairs:
     """(lo, hi) per axis; "same" gives ceil(size / stride) outputs."""
     if isinstance(padding, str):
         if padding == "valid":
@@ -274,7 +282,7 @@ def _padding(padding, size, span, stride):
                 less, more = total // 2, total - total // 2
                 pairs.append((less, more) if padding == "same" else (more, less))
             return tuple(pairs)
-    elif isinstance(padding, (tuple, list)) or getattr(padding, "ndim", 0):
+    elif isinstance(padding, (tuple, list)) or np.ndim(padding):
         if len(padding) != len(span):
             raise ValueError(f"padding has {len(padding)} entries, the kernel acts on {len(span)} axes")
         return tuple(_pair(padding, entry) for entry in padding)
@@ -283,7 +291,7 @@ def _padding(padding, size, span, stride):
     raise _not_a_padding(ValueError, padding)
 
 
-def _pair(padding, entry):
+def _pair(padding: Any, entry: Any) -> tuple[int, int]:
     """(lo, hi) from an int or a pair of ints."""
     try:
         lo, hi = entry if np.ndim(entry) else (entry, entry)
@@ -292,12 +300,14 @@ def _pair(padding, entry):
         raise _not_a_padding(type(error), padding) from None
 
 
-def _not_a_padding(kind, padding):
+def _not_a_padding(kind: type[Exception], padding: Any) -> Exception:
     known = "'valid', 'same', 'same_lower', an int, or one int or (lo, hi) pair per axis"
     return kind(f"padding must be {known}, not {padding!r}")
 
 
-def _transposed_size(spatial, padding, extra, span, stride, dilation):
+def _transposed_size(
+    spatial: Shape, padding: Any, extra: Shape, span: Shape, stride: Shape, dilation: Shape
+) -> tuple[Shape, Pairs]:
     """(size, padding) of the conv whose input gradient maps `spatial` to `size`; "same" gives spatial * stride."""
     for axis, (e, s, d) in enumerate(zip(extra, stride, dilation, strict=True)):
         if e >= max(s, d):
@@ -311,11 +321,11 @@ def _transposed_size(spatial, padding, extra, span, stride, dilation):
                 raise ValueError(f"output_padding along kernel axis {axis} is {e}, it must be 0 with {padding=}")
         size = tuple(n * s for n, s in zip(spatial, stride, strict=True))
         return size, _padding(padding, size, span, stride)
-    padding = _padding(padding, None, span, stride)
-    size = []
-    for axis, (n, (lo, hi), k, s, e) in enumerate(zip(spatial, padding, span, stride, extra, strict=True)):
+    pads = _padding(padding, spatial, span, stride)
+    sizes = []
+    for axis, (n, (lo, hi), k, s, e) in enumerate(zip(spatial, pads, span, stride, extra, strict=True)):
         full = (n - 1) * s + k + e
         if full < lo + hi and n:
             raise ValueError(f"padding is longer than the result along spatial axis {axis}: {lo} + {hi} > {full}")
-        size.append(max(full - lo - hi, 0))
-    return tuple(size), padding
+        sizes.append(max(full - lo - hi, 0))
+    return tuple(sizes), pads

@@ -7,32 +7,36 @@ functions are bilinear as well, a gradient of a gradient is a call of the same f
 Complex numbers follow PyTorch: g = dL/d(Re y) + 1j * dL/d(Im y), so a product y = a b gives a the gradient g conj(b).
 """
 
+from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from . import planner
 from . import problem as problems
+from ._types import Array, Boundary, DType, Mode, Padding, PerAxis, Scalar, Shape
 from .contraction import Contraction, layer
 from .nn import as_arrays, result_shape, shapes
 
 
 def correlate_vjp(
-    g,
-    x,
-    k,
-    mode="valid",
+    g: ArrayLike,
+    x: ArrayLike,
+    k: ArrayLike,
+    mode: Mode = "valid",
     *,
-    axes=None,
-    boundary="constant",
-    fill=0,
-    anchor=None,
-    stride=1,
-    dilation=1,
-    method="auto",
-    dtype=None,
-    need=(True, True),
-):
+    axes: PerAxis | None = None,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
+    anchor: PerAxis | None = None,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
+    method: str = "auto",
+    dtype: DTypeLike | None = None,
+    need: Sequence[bool] = (True, True),
+) -> tuple[Array | None, Array | None]:
     """Gradients of ``correlate(x, k, mode, ...)``, given the gradient `g` of its result.
 
     Parameters
@@ -77,21 +81,21 @@ def correlate_vjp(
 
 
 def convolve_vjp(
-    g,
-    x,
-    k,
-    mode="valid",
+    g: ArrayLike,
+    x: ArrayLike,
+    k: ArrayLike,
+    mode: Mode = "valid",
     *,
-    axes=None,
-    boundary="constant",
-    fill=0,
-    anchor=None,
-    stride=1,
-    dilation=1,
-    method="auto",
-    dtype=None,
-    need=(True, True),
-):
+    axes: PerAxis | None = None,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
+    anchor: PerAxis | None = None,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
+    method: str = "auto",
+    dtype: DTypeLike | None = None,
+    need: Sequence[bool] = (True, True),
+) -> tuple[Array | None, Array | None]:
     """Gradients of ``convolve(x, k, mode, ...)``, given the gradient `g` of its result.
 
     Parameters
@@ -127,22 +131,22 @@ def convolve_vjp(
 
 
 def conv_vjp(
-    g,
-    x,
-    w,
-    bias=None,
+    g: ArrayLike,
+    x: ArrayLike,
+    w: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups=1,
-    boundary="constant",
-    fill=0,
-    flip=False,
-    method="auto",
-    dtype=None,
-    need=(True, True, True),
-):
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
+    flip: bool = False,
+    method: str = "auto",
+    dtype: DTypeLike | None = None,
+    need: Sequence[bool] = (True, True, True),
+) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of ``conv(x, w, bias, ...)``, given the gradient `g` of its result.
 
     Parameters
@@ -186,21 +190,21 @@ def conv_vjp(
 
 
 def conv_transpose_vjp(
-    g,
-    x,
-    w,
-    bias=None,
+    g: ArrayLike,
+    x: ArrayLike,
+    w: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
-    stride=1,
-    padding=0,
-    output_padding=0,
-    dilation=1,
-    groups=1,
-    flip=False,
-    method="auto",
-    dtype=None,
-    need=(True, True, True),
-):
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    output_padding: PerAxis = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    flip: bool = False,
+    method: str = "auto",
+    dtype: DTypeLike | None = None,
+    need: Sequence[bool] = (True, True, True),
+) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of ``conv_transpose(x, w, bias, ...)``, given the gradient `g` of its result.
 
     Parameters
@@ -234,21 +238,21 @@ def conv_transpose_vjp(
 
 
 def local_conv_vjp(
-    g,
-    x,
-    w,
-    bias=None,
+    g: ArrayLike,
+    x: ArrayLike,
+    w: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups=1,
-    boundary="constant",
-    fill=0,
-    flip=False,
-    dtype=None,
-    need=(True, True, True),
-):
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
+    flip: bool = False,
+    dtype: DTypeLike | None = None,
+    need: Sequence[bool] = (True, True, True),
+) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of ``local_conv(x, w, bias, ...)``, given the gradient `g` of its result.
 
     Parameters
@@ -283,7 +287,9 @@ def local_conv_vjp(
     return _layer_vjp("local_conv", g, x, w, bias, "auto", dtype, need, **options, fill=fill, flip=flip, local=True)
 
 
-def bilinear_vjp(form, g, a, b, need, method):
+def bilinear_vjp(
+    form: Contraction, g: Array, a: Array, b: Array, need: Sequence[bool], method: str
+) -> list[Array | None]:
     """Gradients of ``form(a, b)`` on canonical arrays; conjugated as a whole, so that `fill` meets x as it was."""
     arrays = dict(zip((form.result, *form.operands), (g.conj(), a, b), strict=True))
     gradients = []
@@ -291,26 +297,37 @@ def bilinear_vjp(form, g, a, b, need, method):
         gradient = None
         if needed:
             sibling = form.siblings[role]
-            gradient = planner.contract(sibling, *(arrays[name] for name in sibling.operands), method)
+            left, right = (arrays[name] for name in sibling.operands)
+            gradient = planner.contract(sibling, left, right, method)
             if gradient.dtype.kind == "c":
                 np.conjugate(gradient, out=gradient)
         gradients.append(gradient)
     return gradients
 
 
-def _layer_vjp(face, g, x, w, bias, method, dtype, need, **options):
+def _layer_vjp(
+    face: str,
+    g: ArrayLike,
+    x: ArrayLike,
+    w: ArrayLike,
+    bias: ArrayLike | None,
+    method: str,
+    dtype: DTypeLike | None,
+    need: Sequence[bool],
+    **options: Any,
+) -> tuple[Array | None, Array | None, Array | None]:
     arrays, g, dtype, fill = _with_gradient(face, g, dtype, options.pop("fill", 0), x=x, w=w, bias=bias)
     need = needed(need, face, ("x", "w", "bias"))
     form, unbatched = layer(*shapes(arrays), dtype, fill=fill, **options)
     check_gradient(face, g, result_shape(form, unbatched))
     g = g.reshape(form.out_shape)
-    operands = (arrays[name].reshape(form.shapes[role]) for name, role in zip("xw", form.operands, strict=True))
-    gradients = bilinear_vjp(form, g, *operands, need[:2], method)
-    gx, gw = (None if a is None else a.reshape(arrays[n].shape) for a, n in zip(gradients, "xw", strict=True))
+    a, b = (arrays[name].reshape(form.shapes[role]) for name, role in zip("xw", form.operands, strict=True))
+    gradients = bilinear_vjp(form, g, a, b, need[:2], method)
+    gx, gw = (None if v is None else v.reshape(arrays[n].shape) for v, n in zip(gradients, "xw", strict=True))
     return gx, gw, _bias_gradient(form, g, arrays["bias"].shape) if need[2] and "bias" in arrays else None
 
 
-def _bias_gradient(form, g, shape):
+def _bias_gradient(form: Contraction, g: Array, shape: Shape) -> Array:
     """Sum of `g` over the batch and what else `bias` is repeated over.
 
     Each row is summed in pairs, then rows in order; NumPy would sum an array of another layout in another order.
@@ -320,10 +337,20 @@ def _bias_gradient(form, g, shape):
     g = np.require(g, sum_type, ["C", "A"]).reshape(batch, groups * channels, prod(size))
     if len(shape) == 1:
         g = np.add.reduce(g, 2, sum_type)
-    return np.add.reduce(g, 0, sum_type).reshape(shape).astype(form.dtype, copy=False)
+    total: Array = np.add.reduce(g, 0, sum_type)
+    return total.reshape(shape).astype(form.dtype, copy=False)
 
 
-def _signal_vjp(face, g, x, k, method, dtype, need, **options):
+def _signal_vjp(
+    face: str,
+    g: ArrayLike,
+    x: ArrayLike,
+    k: ArrayLike,
+    method: str,
+    dtype: DTypeLike | None,
+    need: Sequence[bool],
+    **options: Any,
+) -> tuple[Array | None, Array | None]:
     arrays, g, dtype, fill = _with_gradient(face, g, dtype, options.pop("fill"), x=x, k=k)
     need = needed(need, face, ("x", "k"))
     x, k = arrays["x"], arrays["k"]
@@ -333,8 +360,8 @@ def _signal_vjp(face, g, x, k, method, dtype, need, **options):
     k_order = order if problem.k_batched else range(k.ndim)
     x, k, g = x.transpose(order), k.transpose(k_order), g.transpose(order)
     conjugate = problem.conj  # of k, which is data to the contraction
-    operands = (a.reshape(form.shapes[role]) for role, a in (("x", x), ("w", k.conj() if conjugate else k)))
-    gx, gk = bilinear_vjp(form, g.reshape(form.out_shape), *operands, need, method)
+    a, b = (v.reshape(form.shapes[role]) for role, v in (("x", x), ("w", k.conj() if conjugate else k)))
+    gx, gk = bilinear_vjp(form, g.reshape(form.out_shape), a, b, need, method)
     if gx is not None:
         gx = np.asarray(gx.reshape(x.shape).transpose(np.argsort(order)), order="C")
     if gk is not None:
@@ -344,7 +371,7 @@ def _signal_vjp(face, g, x, k, method, dtype, need, **options):
     return gx, gk
 
 
-def as_contraction(problem):
+def as_contraction(problem: problems.Problem) -> tuple[Contraction, Shape]:
     """(Contraction that is `problem`, order of the axes of x in it): one channel, and the batch axes by who has them.
 
     Axes that the kernel does not have are batch; those it shares with x are groups; those that only the kernel has
@@ -375,7 +402,9 @@ def as_contraction(problem):
     return form, (*batch, *groups, *features, *problem.axes)
 
 
-def _with_gradient(face, g, dtype, fill, **given):
+def _with_gradient(
+    face: str, g: ArrayLike, dtype: DTypeLike | None, fill: Any, **given: ArrayLike | None
+) -> tuple[dict[str, Array], Array, DType, Any]:
     """(arrays by name, `g`, dtype of the gradients, `fill` as the face itself casts it)."""
     arrays, _ = as_arrays(dtype, **given)
     g = np.asarray(g)
@@ -383,7 +412,7 @@ def _with_gradient(face, g, dtype, fill, **given):
     return arrays, g, dtype, problems.fill_scalar(fill, forward)
 
 
-def dtypes(face, dtype, g, **given):
+def dtypes(face: str, dtype: DTypeLike | None, g: DType, **given: Any) -> tuple[DType, DType]:
     """(dtype of the result of `face`, dtype of its gradients), from those of `g` and the arrays `given`."""
     forward = problems.result_dtype(dtype, **given)
     if forward.kind == "b":
@@ -393,7 +422,7 @@ def dtypes(face, dtype, g, **given):
     return forward, problems.result_dtype(g=g, **given)
 
 
-def check_gradient(face, g, shape):
+def check_gradient(face: str, g: Array, shape: Shape) -> None:
     if g.shape == shape:
         return
     if g.ndim == len(shape):
@@ -402,7 +431,7 @@ def check_gradient(face, g, shape):
     raise ValueError(f"g has shape {g.shape}, the result of {face} has {shape}")
 
 
-def needed(need, face, names):
+def needed(need: Any, face: str, names: Sequence[str]) -> tuple[bool, ...]:
     if not isinstance(need, (tuple, list)):
         raise TypeError(f"need must be one bool for each of {', '.join(names)}, not {need!r}")
     if len(need) != len(names):

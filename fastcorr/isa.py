@@ -12,18 +12,18 @@ from ._cpu import X86_LEVEL
 _NEEDS = {"baseline": 0, "x86_64_v3": 3, "x86_64_v4": 4}
 
 
-def built():
+def built() -> tuple[str, ...]:
     """Levels this installation has kernels for, lowest first."""
     folder = Path(kernels.__file__).parent
     return tuple(level for level in kernels.LEVELS if any((folder / level).glob("*/*")))
 
 
-def usable():
+def usable() -> tuple[str, ...]:
     """Built levels that this processor runs, lowest first."""
     return tuple(level for level in built() if _NEEDS[level] <= X86_LEVEL)
 
 
-def _choose():
+def _choose() -> str:
     levels = usable()
     if not levels:
         raise ImportError(f"fastcorr has no kernels for this processor; built: {', '.join(built()) or 'none'}")

@@ -9,24 +9,41 @@ The arithmetic is that of `conv` and `local_conv` (nn.py) and their gradients (g
 """
 
 import inspect
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from operator import index
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from . import contraction, gradients, nn
+from ._types import Array, PerAxis, Shape
 
 
 class _Layer:
     """What the two layers share: parameters, the last input, the two faces they call."""
 
-    def __init__(self, forward, vjp, weight_shape, bias_shape, fan_in, bias, dtype, rng, options):
+    def __init__(
+        self,
+        forward: Callable[..., Array],
+        vjp: Callable[..., Any],
+        weight_shape: Shape,
+        bias_shape: Shape,
+        fan_in: int,
+        bias: bool,
+        dtype: DTypeLike,
+        rng: np.random.Generator | int | None,
+        options: Any,
+    ) -> None:
         self._forward, self._vjp, self.options = forward, vjp, options
         self.weight = _he(weight_shape, fan_in, dtype, rng)
         self.bias = np.zeros(bias_shape, dtype) if bias else None
-        self.weight_grad = self.bias_grad = self._x = None
+        self.weight_grad: Array | None = None
+        self.bias_grad: Array | None = None
+        self._x: ArrayLike | None = None
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Array:
         """Apply the layer to `x`, which is kept (not copied) for `backward`.
 
         Parameters
@@ -50,7 +67,7 @@ class _Layer:
         self._x = x
         return y
 
-    def backward(self, g):
+    def backward(self, g: ArrayLike) -> Array:
         """Return the gradient of the last input, given that of its result; leave `weight_grad` and `bias_grad`.
 
         Parameters
@@ -80,10 +97,11 @@ class _Layer:
         """
         if self._x is None:
             raise ValueError("backward needs the input of a call before it: layer(x)")
+        gx: Array
         gx, self.weight_grad, self.bias_grad = self._vjp(g, self._x, self.weight, self.bias, **self.options)
         return gx
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options.items())
         return f"{type(self).__name__}(weight {self.weight.shape} {self.weight.dtype}{options})"
 
@@ -130,16 +148,16 @@ class Conv(_Layer):
 
     def __init__(
         self,
-        in_channels,
-        out_channels,
-        kernel_size,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: PerAxis,
         *,
-        bias=True,
-        dtype=np.float32,
-        rng=None,
-        rank=None,
-        **options,
-    ):
+        bias: bool = True,
+        dtype: DTypeLike = np.float32,
+        rng: np.random.Generator | int | None = None,
+        rank: int | None = None,
+        **options: Any,
+    ) -> None:
         _known("Conv", nn.conv, options)
         kernel = _sizes("kernel_size", kernel_size, rank)
         shape, fan_in = _weight(in_channels, out_channels, kernel, options)
@@ -180,17 +198,17 @@ class LocalConv(_Layer):
 
     def __init__(
         self,
-        in_channels,
-        out_channels,
-        kernel_size,
-        in_size,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: PerAxis,
+        in_size: PerAxis,
         *,
-        bias=True,
-        dtype=np.float32,
-        rng=None,
-        rank=None,
-        **options,
-    ):
+        bias: bool = True,
+        dtype: DTypeLike = np.float32,
+        rng: np.random.Generator | int | None = None,
+        rank: int | None = None,
+        **options: Any,
+    ) -> None:
         _known("LocalConv", nn.local_conv, options)
         kernel = _sizes("kernel_size", kernel_size, rank)
         shape, fan_in = _weight(in_channels, out_channels, kernel, options)
@@ -200,7 +218,7 @@ class LocalConv(_Layer):
         super().__init__(nn.local_conv, gradients.local_conv_vjp, shape, bias_shape, fan_in, bias, dtype, rng, options)
 
 
-def _known(name, face, options):
+def _known(name: str, face: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """TypeError for what is no option of `face` that a layer can have."""
     known = inspect.signature(face).parameters.keys() - {"x", "w", "bias", "dtype", "out"}
     unknown = options.keys() - known
@@ -208,14 +226,14 @@ def _known(name, face, options):
         raise TypeError(f"{name} has no option {', '.join(sorted(unknown))}")
 
 
-def _sizes(name, value, rank):
+def _sizes(name: str, value: PerAxis, rank: int | None) -> Shape:
     """`value` as one int per spatial axis."""
     if np.ndim(value) == 0:
         if rank is None:
             raise ValueError(f"{name}={value!r} is one number: give rank=, or one number per spatial axis")
-        value = (value,) * index(rank)
+        value = [cast(int, value)] * index(rank)
     try:
-        sizes = tuple(index(n) for n in value)
+        sizes = tuple(index(n) for n in cast(Sequence[int], value))
     except TypeError:
         raise TypeError(f"{name} must be an int or one int per spatial axis, not {value!r}") from None
     if rank is not None and len(sizes) != rank:
@@ -226,7 +244,7 @@ def _sizes(name, value, rank):
     return sizes
 
 
-def _weight(in_channels, out_channels, kernel, options):
+def _weight(in_channels: int, out_channels: int, kernel: Shape, options: Mapping[str, Any]) -> tuple[Shape, int]:
     """(shape of the weight of a conv, how many inputs each output sums)."""
     for name, n in (("in_channels", in_channels), ("out_channels", out_channels)):
         if index(n) < 1:
@@ -238,7 +256,7 @@ def _weight(in_channels, out_channels, kernel, options):
     return (out_channels, in_channels // groups, *kernel), in_channels // groups * prod(kernel)
 
 
-def _he(shape, fan_in, dtype, rng):
+def _he(shape: Shape, fan_in: int, dtype: DTypeLike, rng: np.random.Generator | int | None) -> Array:
     """Normal numbers of variance 2 / fan_in."""
     dtype = np.dtype(dtype)
     if dtype.kind not in "fc":

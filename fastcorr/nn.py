@@ -1,27 +1,32 @@
 """The layer face: batch and channels, any rank. Arguments in, a Contraction and the method that runs it do the rest."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from . import planner, problem
-from .contraction import layer
+from ._types import Array, Boundary, DType, Padding, PerAxis, Scalar, Shape
+from .contraction import Contraction, layer
 
 
 def conv(
-    x,
-    w,
-    bias=None,
+    x: ArrayLike,
+    w: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups=1,
-    boundary="constant",
-    fill=0,
-    flip=False,
-    method="auto",
-    dtype=None,
-    out=None,
-):
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
+    flip: bool = False,
+    method: str = "auto",
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+) -> Array:
     """Convolutional layer: ``y[n, o, i] = bias[o] + sum over c, j of w[o, c, j] * x[n, c, s*i + d*j - lo]``.
 
     Cross-correlation without conjugation, as in every deep-learning library, in any number of spatial dimensions.
@@ -99,20 +104,20 @@ def conv(
 
 
 def conv_transpose(
-    x,
-    w,
-    bias=None,
+    x: ArrayLike,
+    w: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
-    stride=1,
-    padding=0,
-    output_padding=0,
-    dilation=1,
-    groups=1,
-    flip=False,
-    method="auto",
-    dtype=None,
-    out=None,
-):
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    output_padding: PerAxis = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    flip: bool = False,
+    method: str = "auto",
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+) -> Array:
     """Transposed convolution, the input gradient of `conv` with the same options: each sample of `x` adds a kernel.
 
     Parameters
@@ -155,20 +160,20 @@ def conv_transpose(
 
 
 def local_conv(
-    x,
-    w,
-    bias=None,
+    x: ArrayLike,
+    w: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups=1,
-    boundary="constant",
-    fill=0,
-    flip=False,
-    dtype=None,
-    out=None,
-):
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
+    flip: bool = False,
+    dtype: DTypeLike | None = None,
+    out: Array | None = None,
+) -> Array:
     """Locally connected layer: `conv` with a kernel of its own at each output position, nothing shared.
 
     Parameters
@@ -208,17 +213,26 @@ def local_conv(
     return forward(x, w, bias, out, "auto", dtype, **options, fill=fill, flip=flip, local=True)
 
 
-def forward(x, w, bias, out, method, dtype, **options):
+def forward(
+    x: ArrayLike,
+    w: ArrayLike,
+    bias: ArrayLike | None,
+    out: Array | None,
+    method: str,
+    dtype: DTypeLike | None,
+    **options: Any,
+) -> Array:
     """The result of a face: `options` are those of `contraction.layer`."""
     arrays, dtype = as_arrays(dtype, x=x, w=w, bias=bias)
     form, unbatched = layer(*shapes(arrays), dtype, **options)
     shape = result_shape(form, unbatched)
     straight = out is not None and _check_out(out, shape, dtype, arrays.values())
-    operands = (arrays[name].reshape(form.shapes[role]) for name, role in zip("xw", form.operands, strict=True))
+    a, b = (arrays[name].reshape(form.shapes[role]) for name, role in zip("xw", form.operands, strict=True))
     if bias is not None:
         bias = arrays["bias"]
         bias = bias.reshape(form.out_shape[1:3] + (bias.shape[1:] or (1,) * form.rank))
-    y = planner.contract(form, *operands, method, bias, out.reshape(form.out_shape) if straight else None)
+    straight_to = out.reshape(form.out_shape) if out is not None and straight else None
+    y = planner.contract(form, a, b, method, bias, straight_to)
     if out is None:
         return y.reshape(shape)
     if not straight:
@@ -226,7 +240,7 @@ def forward(x, w, bias, out, method, dtype, **options):
     return out
 
 
-def as_arrays(dtype, **given):
+def as_arrays(dtype: DTypeLike | None, **given: ArrayLike | None) -> tuple[dict[str, Array], DType]:
     """(ndarrays by name, cast to `dtype` if given; the dtype of their result). A `bias` of None is left out."""
     arrays = {name: np.asarray(a) for name, a in given.items() if a is not None or name != "bias"}
     result = problem.result_dtype(dtype, **{name: a.dtype for name, a in arrays.items()})
@@ -235,19 +249,19 @@ def as_arrays(dtype, **given):
     return arrays, result
 
 
-def shapes(arrays):
+def shapes(arrays: Mapping[str, Array]) -> tuple[Shape, Shape, Shape | None]:
     """Of x, w and bias, as `contraction.layer` takes them."""
     return arrays["x"].shape, arrays["w"].shape, arrays["bias"].shape if "bias" in arrays else None
 
 
-def result_shape(form, unbatched):
+def result_shape(form: Contraction, unbatched: bool) -> Shape:
     """Of the result of `form` as the caller sees it, groups and channels in one axis."""
     batch, groups, channels, *size = form.out_shape
     shape = (batch, groups * channels, *size)
     return shape[1:] if unbatched else shape
 
 
-def _check_out(out, shape, dtype, arrays):
+def _check_out(out: Any, shape: Shape, dtype: DType, arrays: Iterable[Array]) -> bool:
     """Whether a kernel may write straight to `out`, or the result has to be copied there."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be an ndarray, not {type(out).__name__}")

@@ -3,17 +3,27 @@
 A new method joins by one class and one entry of `METHODS`.
 """
 
+from __future__ import annotations
+
 import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from math import ceil, prod
 from operator import mul
 from types import MappingProxyType, SimpleNamespace
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import _call, contraction, isa, kernels, problem, reference, threads, tuning
+from ._types import Array, DType, Shape
 from .boundary import RULES, source
+from .contraction import Contraction
+from .kernels import Kernel
+from .problem import Problem
 
 OPTIONS = {
     "mode": "valid",
@@ -34,28 +44,28 @@ class Direct:
     name = "direct"
 
     @staticmethod
-    def refuse(task):
+    def refuse(task: Task) -> str | None:
         """Why this method cannot serve the call; None if it can."""
         if kernels.find("plane", task.problem.dtype) is None:
             return f"no kernel for {task.problem.dtype}"
         return None
 
     @staticmethod
-    def decline(task):
+    def decline(task: Task) -> str | None:
         """Why `auto` leaves it alone all the same; None if it does not."""
 
     @staticmethod
-    def _rate(task):
+    def _rate(task: Task) -> float:
         return tuning.RATE[kernels.find("plane", task.problem.dtype).element][task.level]
 
     @classmethod
-    def cost(cls, task):
+    def cost(cls, task: Task) -> float:
         """Estimated seconds of one batch entry on one thread: the batch has no say in what is chosen."""
         element = kernels.find("plane", task.problem.dtype).element
-        return sum(map(mul, cls.work(task), tuning.DIRECT[element][task.level].values()))
+        return float(sum(map(mul, cls.work(task), tuning.DIRECT[element][task.level].values())))
 
     @staticmethod
-    def work(task):
+    def work(task: Task) -> tuple[float, ...]:
         """What one batch entry is made of, in the order of tuning.DIRECT."""
         p = task.problem
         if p.rank == 0:
@@ -74,7 +84,7 @@ class Direct:
         return outputs, products, alone, lines * taps * parts, met, gathered, outside, taps * parts
 
     @classmethod
-    def build(cls, task, promised=False):
+    def build(cls, task: Task, promised: bool = False) -> Any:
         """The object that runs: pack(k), run(x, k, y, threads, packed, fresh). `promised`: as `auto` promises."""
         row = kernels.find("plane", task.problem.dtype)
         rules = [RULES.index(rule) for rule in task.problem.boundary]
@@ -82,12 +92,12 @@ class Direct:
         return module.Plane(task.problem, row.element, rules, task.x_parts, task.k_parts, cls._rate(task))
 
 
-def not_transformed(dtype):
+def not_transformed(dtype: DType) -> str:
     """Why no Fourier transform serves results of `dtype`."""
     return f"{dtype} is {'exact' if dtype.kind in 'biu' else 'finer than float64'}, a Fourier transform is not"
 
 
-def too_few_taps(kernel):
+def too_few_taps(kernel: Shape) -> str | None:
     """Why `auto` does not transform a `kernel` of these sizes; None if it may."""
     return (
         f"fewer than {tuning.SPECTRUM_TAPS} taps: whole numbers stay exact"
@@ -102,26 +112,26 @@ class Spectrum:
     name = "fft"
 
     @staticmethod
-    def refuse(task):
+    def refuse(task: Task) -> str | None:
         return None if kernels.find("spectrum", task.problem.dtype) else not_transformed(task.problem.dtype)
 
     @staticmethod
-    def decline(task):
+    def decline(task: Task) -> str | None:
         return too_few_taps(task.problem.kernel)
 
     @staticmethod
-    def _choice(task):
+    def _choice(task: Task) -> tuple[Kernel, Any, Any]:
         row = kernels.find("spectrum", task.problem.dtype)
         module = kernels.load(row, task.level)
         pair = task.problem.dtype.kind != "c"
         return row, module, module.choose(task.problem, pair, tuning.SPECTRUM[row.element][task.level])
 
     @classmethod
-    def cost(cls, task):
-        return cls._choice(task)[2][2]
+    def cost(cls, task: Task) -> float:
+        return float(cls._choice(task)[2][2])
 
     @classmethod
-    def build(cls, task, promised=False):
+    def build(cls, task: Task, promised: bool = False) -> Any:
         row, module, (points, seconds, _) = cls._choice(task)
         rules = [RULES.index(rule) for rule in task.problem.boundary]
         parts = task.x_parts, task.k_parts
@@ -132,21 +142,21 @@ class Spectrum:
 class Local:
     """The method "fft" as `auto` runs it: tiles that an Inf, a NaN or an overflow spread over are computed directly."""
 
-    def __init__(self, task, tiles):
+    def __init__(self, task: Task, tiles: Any) -> None:
         self.task, self.tiles = task, tiles
 
-    def _kernel_reals(self):
+    def _kernel_reals(self) -> int:
         p = self.task.problem
         return prod(p.k_shape) * self.task.k_parts
 
-    def pack(self, k):
+    def pack(self, k: Array) -> Array:
         """The spectra, and behind them the samples of `k`."""
         reals = np.empty(0, self.task.k_dtype).real.dtype
-        packed = self.tiles.pack(k, self._kernel_reals())
+        packed: Array = self.tiles.pack(k, self._kernel_reals())
         packed[packed.size - self._kernel_reals() :] = k.reshape(-1).view(reals)
         return packed
 
-    def run(self, x, k, y, threads, packed, fresh):
+    def run(self, x: Array, k: Array, y: Array, threads: int | None, packed: bool, fresh: bool) -> Any:
         spread = self.tiles.run(x, k, y, threads, packed, fresh)
         if spread is None:
             return
@@ -163,7 +173,9 @@ class Local:
             for entry, start, outputs in self.tiles.boxes(tile):
                 self._direct(x, k, y, threads, entry, start, outputs)
 
-    def _direct(self, x, k, y, threads, entry, start, outputs):
+    def _direct(
+        self, x: Array, k: Array, y: Array, threads: int | None, entry: Shape, start: Shape, outputs: Shape
+    ) -> None:
         """`outputs` of them from `start` on, per kernel axis, of one batch entry; all arrays canonical."""
         p = self.task.problem
         rows = zip(p.size, p.padding, start, outputs, p.span, p.stride, strict=True)
@@ -171,7 +183,7 @@ class Local:
         axes = tuple(range(p.rank))
         box = replace(p, x_shape=p.size, k_shape=p.kernel, axes=axes, padding=padding)
         x = x[tuple(0 if n == 1 else i for i, n in zip(entry, x.shape, strict=False))]
-        y = y[(*entry, *(slice(i, i + m) for i, m in zip(start, outputs, strict=True)))]
+        y = y[tuple(entry) + tuple(slice(i, i + m) for i, m in zip(start, outputs, strict=True))]
         if p.k_batched:
             k = k[tuple(0 if n == 1 else i for i, n in zip(entry, k.shape, strict=False))]
         Direct.build(replace(self.task, problem=box)).run(x, k, y, threads, False, False)
@@ -183,7 +195,7 @@ class Separable:
     name = "separable"
 
     @staticmethod
-    def refuse(task):
+    def refuse(task: Task) -> str | None:
         p = task.problem
         if kernels.find("separable", p.dtype) is None:
             return f"no kernel for {p.dtype}"
@@ -199,22 +211,22 @@ class Separable:
         return None
 
     @staticmethod
-    def decline(task):
+    def decline(task: Task) -> str | None:
         return None
 
     @staticmethod
-    def _row(task):
+    def _row(task: Task) -> int:
         """The kernel axis that is summed last: of most taps, but not the last one."""
         return max(range(task.problem.rank - 1), key=lambda i: (task.problem.kernel[i], i))
 
     @classmethod
-    def cost(cls, task, terms=1):
+    def cost(cls, task: Task, terms: int = 1) -> float:
         """Estimated seconds for one batch entry of a kernel of `terms` terms."""
         once, each = cls._seconds(task)
         return once + terms * each
 
     @classmethod
-    def _seconds(cls, task):
+    def _seconds(cls, task: Task) -> tuple[float, float]:
         """(of a call, of each term)"""
         p, row = task.problem, cls._row(task)
         direct = tuning.DIRECT[kernels.find("separable", p.dtype).element][task.level]
@@ -237,7 +249,7 @@ class Separable:
         return model["call"] + task.x_parts * once, model["tap"] * prod(p.kernel) + task.x_parts * each
 
     @classmethod
-    def suits(cls, task, k, auto):
+    def suits(cls, task: Task, k: Array, auto: bool) -> float | str:
         """Estimated seconds for the kernel `k`, or why it is none for this method."""
         factors = cls.build(task, auto).factor(np.ascontiguousarray(k, task.k_dtype))
         if factors is None:
@@ -245,12 +257,12 @@ class Separable:
         return cls.cost(task, terms=factors.size // cls._weights(task))
 
     @classmethod
-    def _weights(cls, task):
+    def _weights(cls, task: Task) -> int:
         p, row = task.problem, cls._row(task)
         return p.kernel[-1] + p.kernel[row] + prod(p.kernel[:-1]) // p.kernel[row]
 
     @classmethod
-    def build(cls, task, promised=False, otherwise=None, limit=None):
+    def build(cls, task: Task, promised: bool = False, otherwise: Any = None, limit: float = 0.0) -> Any:
         """The object that runs: `otherwise`, which costs `limit`, serves kernels that this method does not."""
         p = task.problem
         row = kernels.find("separable", p.dtype)
@@ -272,20 +284,20 @@ UNSUITED = "the kernel's values are not a product of one per axis, nor a sum of 
 class ByValue:
     """Separable as it runs: whether it can is seen from the kernel's values, call by call."""
 
-    def __init__(self, passes, exact, most, otherwise):
+    def __init__(self, passes: Any, exact: bool, most: int, otherwise: Any) -> None:
         self.passes, self.exact, self.most, self.otherwise = passes, exact, most, otherwise
 
-    def factor(self, k):
+    def factor(self, k: Array) -> Any:
         """The factors of `k`, or None."""
         return self.passes.factor(k, self.exact, self.most)
 
-    def pack(self, k):
+    def pack(self, k: Array) -> Array:
         factors = self.factor(k)
         if factors is None:
             raise ValueError(f"method='separable' cannot serve this call: {UNSUITED}")
         return factors
 
-    def run(self, x, k, y, threads, packed, fresh):
+    def run(self, x: Array, k: Array, y: Array, threads: int | None, packed: bool, fresh: bool) -> Any:
         if packed:
             self.passes.run(x, k, y, threads)
             return
@@ -301,30 +313,30 @@ class Reference:
 
     name = "reference"
 
-    def __init__(self, task):
+    def __init__(self, task: Task) -> None:
         self.problem = task.problem
 
     @staticmethod
-    def refuse(task):
+    def refuse(task: Task) -> str | None:
         return None
 
     @staticmethod
-    def decline(task):
+    def decline(task: Task) -> str | None:
         return None
 
     @staticmethod
-    def cost(task):
+    def cost(task: Task) -> float:
         taps = prod(task.problem.kernel)
         return taps * (tuning.REFERENCE_CALL + prod(task.problem.out_size) * tuning.REFERENCE_TAP)
 
     @classmethod
-    def build(cls, task, promised=False):
+    def build(cls, task: Task, promised: bool = False) -> Any:
         return cls(task)
 
-    def pack(self, k):
+    def pack(self, k: Array) -> Array:
         return k.copy()
 
-    def run(self, x, k, y, threads, packed, fresh):
+    def run(self, x: Array, k: Array, y: Array, threads: int | None, packed: bool, fresh: bool) -> Any:
         y[...] = reference.correlate(self.problem, x, self.problem.uncanonical(k) if self.problem.k_batched else k)
 
 
@@ -336,26 +348,76 @@ class Task:
     """A Problem with what else decides how it is run: dtypes of the arrays (after casting), the level."""
 
     problem: problem.Problem
-    x_dtype: np.dtype
-    k_dtype: np.dtype
+    x_dtype: DType
+    k_dtype: DType
     level: str
 
     @property
-    def x_parts(self):
+    def x_parts(self) -> int:
         return 2 if self.x_dtype.kind == "c" else 1
 
     @property
-    def k_parts(self):
+    def k_parts(self) -> int:
         return 2 if self.k_dtype.kind == "c" else 1
 
 
-class Plan:
-    """A call resolved once: what will run, why, and - if made by `plan` - its kernel, prepared.
+class Plan(ABC):
+    """A call resolved once: what will run, why, and its kernel, prepared. Made by `plan`.
 
     ``plan(x)`` runs it on new data of the same shape and dtype. Immutable, picklable, safe to share between threads.
+
+    Attributes
+    ----------
+    method : str
+        What was chosen.
+    costs : mapping of str to float or str
+        Of each method: estimated seconds on one thread, or the reason against it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastcorr
+    >>> smooth = fastcorr.plan(fastcorr.correlate, np.zeros(100), np.ones(5))
+    >>> smooth.method
+    'direct'
+    >>> smooth(np.arange(100.0))[:3]
+    array([10., 15., 20.])
     """
 
-    def _checked(self, x):
+    arrays: tuple[tuple[Shape, DType], ...]  # shape and dtype of x, as the caller gave it, first
+    method: str
+    costs: Mapping[str, Any]
+
+    @abstractmethod
+    def __call__(self, x: ArrayLike, *, out: Array | None = None) -> Array:
+        """Run it on new data.
+
+        Parameters
+        ----------
+        x : array_like
+            Of the shape and dtype that the plan was made for.
+        out : ndarray, optional
+            Where the result goes, as in the function that was planned.
+
+        Returns
+        -------
+        ndarray
+            The result of the function that was planned for `x`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the shape or the dtype of `x` is another one.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastcorr
+        >>> fastcorr.plan(fastcorr.correlate, np.zeros(4), [1, 1])(np.arange(4.0))
+        array([1., 3., 5.])
+        """
+
+    def _checked(self, x: ArrayLike) -> Array:
         x = np.asarray(x)
         shape, dtype = self.arrays[0]
         if x.shape != shape:
@@ -364,7 +426,7 @@ class Plan:
             raise TypeError(f"x has dtype {x.dtype}, the plan was made for {dtype}")
         return x
 
-    def _lines(self, level):
+    def _lines(self, level: str) -> Iterator[str]:
         """The method with what it runs on, and what each would cost."""
         n = threads.get_num_threads() if self.costs[self.method] > tuning.SERIAL else 1
         yield f"  method {self.method}: ISA {level}, threads {n}"
@@ -382,38 +444,38 @@ class SignalPlan(Plan):
     """The Plan of a call of `correlate` or `convolve`."""
 
     task: Task
-    arrays: tuple = field(repr=False)  # shapes and dtypes of x and k as the caller gave them
+    arrays: tuple[tuple[Shape, DType], ...] = field(repr=False)  # shapes and dtypes of x and k as the caller gave them
     asked: str  # the method that the caller named, or "auto"
     method: str  # unless the kernel is known: what serves any; one of low rank may be run axis by axis
-    costs: dict = field(repr=False)  # method -> estimated seconds on one thread, or the reason against it
+    costs: Mapping[str, Any] = field(repr=False)  # method -> estimated seconds on one thread, or the reason against it
     runner: _call.Runner = field(repr=False)
-    k: np.ndarray | None = field(default=None, repr=False)
-    packed: np.ndarray | None = field(default=None, repr=False)
+    k: Array | None = field(default=None, repr=False)
+    packed: Array | None = field(default=None, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "costs", MappingProxyType(dict(self.costs)))
         for array in (self.k, self.packed):
             if array is not None:
                 array.flags.writeable = False
 
     @property
-    def problem(self):
+    def problem(self) -> Problem:
         return self.task.problem
 
-    def run(self, x, k, out=None, threads=None):
+    def run(self, x: Array, k: Array, out: Array | None = None, threads: int | None = None) -> Any:
         """The result for any `x` and `k` of the planned shapes and dtypes."""
         return self.runner.run(x, k, out, threads or 0, False)
 
-    def __call__(self, x, *, out=None):
+    def __call__(self, x: ArrayLike, *, out: Array | None = None) -> Array:
         """The result for new data `x` and the kernel given to `plan`."""
         x = self._checked(x)
         return self.runner.run(x, self.packed, out, 0, True)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         (_, x_dtype), _ = self.arrays
         return _rebuild, (self.task.problem, x_dtype, self.k, self.asked)
 
-    def __str__(self):
+    def __str__(self) -> str:
         p = self.problem
         lines = [
             f"{'convolve' if p.flip else 'correlate'} x{p.x_shape} with k{p.k_shape} -> {p.dtype}{p.out_shape}",
@@ -427,34 +489,36 @@ class LayerPlan(Plan):
     """The Plan of a call of `conv`, `conv_transpose` or `local_conv`."""
 
     face: str
-    arrays: tuple = field(repr=False)  # shape and dtype of x, as the caller gave it
-    w: np.ndarray = field(repr=False)
-    bias: np.ndarray | None = field(repr=False)
-    options: MappingProxyType
+    arrays: tuple[tuple[Shape, DType], ...] = field(repr=False)  # shape and dtype of x, as the caller gave it
+    w: Array = field(repr=False)
+    bias: Array | None = field(repr=False)
+    options: Mapping[str, Any]
     method: str
-    costs: dict = field(repr=False)
+    costs: Mapping[str, Any] = field(repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "costs", MappingProxyType(dict(self.costs)))
         for array in (self.w, self.bias):
             if array is not None:
                 array.flags.writeable = False
 
-    def __call__(self, x, *, out=None):
+    def __call__(self, x: ArrayLike, *, out: Array | None = None) -> Array:
         """The result for new data `x` and the weights given to `plan`."""
         return _layer_faces()[self.face](self._checked(x), self.w, self.bias, **self.options, out=out)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _layer_plan, (self.face, *self.arrays[0], self.w, self.bias, dict(self.options))
 
-    def __str__(self):
+    def __str__(self) -> str:
         (shape, dtype), *_ = self.arrays
         options = "".join(f", {name}={value!r}" for name, value in self.options.items())
         first = f"{self.face} x{shape} of {dtype} with w{self.w.shape} of {self.w.dtype}{options}"
         return "\n".join([first, *self._lines(isa.LEVEL)])
 
 
-def resolve(face, x, k, *, level=None, known=False, **options):
+def resolve(
+    face: str, x: ArrayLike, k: ArrayLike, *, level: str | None = None, known: bool = False, **options: Any
+) -> SignalPlan:
     """The Plan of one call of `face` ("correlate", "convolve"), without its kernel prepared.
 
     `known`: for this kernel alone, whose values then have a say in the method.
@@ -466,7 +530,9 @@ def resolve(face, x, k, *, level=None, known=False, **options):
     return resolve_options(face, x, k, tuple({**OPTIONS, **options}.values()), level, known)
 
 
-def resolve_options(face, x, k, options, level=None, known=False):
+def resolve_options(
+    face: str, x: Array, k: Array, options: tuple[Any, ...], level: str | None = None, known: bool = False
+) -> SignalPlan:
     """`resolve` for arrays and all options in the order of OPTIONS."""
     named = dict(zip(OPTIONS, options, strict=True))
     method = named.pop("method")
@@ -475,21 +541,21 @@ def resolve_options(face, x, k, options, level=None, known=False):
     return _plan(p, x.dtype, k.dtype, method, level or isa.LEVEL, k if known else None)
 
 
-def _plan(p, x_dtype, k_dtype, method, level, k=None):
+def _plan(p: Problem, x_dtype: DType, k_dtype: DType, method: str, level: str, k: Array | None = None) -> SignalPlan:
     names = [m.name for m in METHODS]
     if method != "auto" and method not in names:
         raise ValueError(f"method={method!r} is not one of 'auto', {', '.join(map(repr, names))}")
     task = Task(p, *_cast(p, x_dtype, k_dtype), level)
     entries = prod(p.batch_shape)
     auto = method == "auto"
-    costs = {m.name: m.refuse(task) or (auto and m.decline(task)) or m.cost(task) for m in METHODS}
+    costs: dict[str, Any] = {m.name: m.refuse(task) or (auto and m.decline(task)) or m.cost(task) for m in METHODS}
     if k is not None and not isinstance(costs[Separable.name], str):
         costs[Separable.name] = Separable.suits(task, k, auto)
     possible = {name: cost for name, cost in costs.items() if not isinstance(cost, str)}
     chosen = method
     if auto:  # what serves any kernel, and before it what depends on the kernel's values
         by_value = possible.pop(Separable.name, float("inf"))
-        chosen = min(possible, key=possible.get)
+        chosen = min(possible, key=possible.__getitem__)
     elif method not in possible:
         raise ValueError(f"method={method!r} cannot serve this call: {costs[method]}")
     kernel = METHODS[names.index(chosen)].build(task, auto)
@@ -502,7 +568,7 @@ def _plan(p, x_dtype, k_dtype, method, level, k=None):
     return SignalPlan(task, ((p.x_shape, x_dtype), (p.k_shape, k_dtype)), method, chosen, costs, runner)
 
 
-def _cast(p, x_dtype, k_dtype):
+def _cast(p: Problem, x_dtype: DType, k_dtype: DType) -> tuple[DType, DType]:
     """What x and k are computed as: the result's dtype, or its real part for real arrays of a complex result.
 
     A complex `fill` under real data makes the data complex.
@@ -518,7 +584,7 @@ def _cast(p, x_dtype, k_dtype):
     return x, k
 
 
-def _loads(computed, given):
+def _loads(computed: DType, given: DType) -> bool:
     """Whether the gather turns samples of `given` into `computed` as NumPy's cast would."""
     if given.newbyteorder("=") == computed:
         return True
@@ -529,27 +595,27 @@ def _loads(computed, given):
     return computed.char != "e"
 
 
-def _available_threads(busy):
+def _available_threads(busy: int) -> int:
     """Threads for one more parallel call while others hold `busy` of them."""
     n = threads.get_num_threads()
     return threads.obtainable(max(1, n - busy) if n > 1 else 1)
 
 
 @cache
-def _faces():
+def _faces() -> dict[Callable[..., Array], str]:
     from . import signal
 
     return {signal.correlate: "correlate", signal.convolve: "convolve"}
 
 
 @cache
-def _layer_faces():
+def _layer_faces() -> dict[str, Callable[..., Array]]:
     from . import nn
 
     return {"conv": nn.conv, "conv_transpose": nn.conv_transpose, "local_conv": nn.local_conv}
 
 
-def plan(f, *args, **kwargs):
+def plan(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Plan:
     """Resolve a call once, with its kernel prepared, to run it again and again.
 
     Parameters
@@ -598,7 +664,9 @@ def plan(f, *args, **kwargs):
     return _bind(resolve(_faces()[f], x, k, known=True, **given), k)
 
 
-def _layer_plan(face, x_shape, x_dtype, w, bias, options):
+def _layer_plan(
+    face: str, x_shape: Shape, x_dtype: DType, w: Array, bias: Array | None, options: Mapping[str, Any]
+) -> LayerPlan:
     from . import nn
 
     described = dict(options)
@@ -611,12 +679,12 @@ def _layer_plan(face, x_shape, x_dtype, w, bias, options):
     return LayerPlan(face, ((x_shape, x_dtype),), w, bias, MappingProxyType(dict(options)), chosen, costs)
 
 
-def _bind(found, k):
+def _bind(found: SignalPlan, k: Array) -> SignalPlan:
     described = found.task, found.arrays, found.asked, found.method, found.costs
     return SignalPlan(*described, found.runner, k, found.runner.pack(k))
 
 
-def _rebuild(p, x_dtype, k, method):
+def _rebuild(p: Problem, x_dtype: DType, k: Array, method: str) -> SignalPlan:
     return _bind(_plan(p, x_dtype, k.dtype, method, isa.LEVEL, k), k)
 
 
@@ -629,18 +697,18 @@ class Layers:
     name = "direct"
 
     @staticmethod
-    def refuse(form):
+    def refuse(form: Contraction) -> str | None:
         """Why this method cannot serve the Contraction; None if it can."""
         if kernels.find("dense", form.dtype) is None:
             return f"no kernel for {form.dtype}"
         return None
 
     @staticmethod
-    def decline(form):
+    def decline(form: Contraction) -> str | None:
         """Why `auto` leaves it alone all the same; None if it does not."""
 
     @staticmethod
-    def row(form):
+    def row(form: Contraction) -> Kernel:
         """Of the table of kernels."""
         family = "weights" if form.result == "w" else "dense"
         if form.local:
@@ -650,13 +718,13 @@ class Layers:
         return kernels.find(family, form.dtype)
 
     @classmethod
-    def cost(cls, form, level):
+    def cost(cls, form: Contraction, level: str) -> float:
         """Estimated seconds on one thread."""
         return tuning.CALL + form.flops / 2 / tuning.RATE[cls.row(form).element][level]
 
     @staticmethod
     @lru_cache(1024)
-    def build(form, level):
+    def build(form: Contraction, level: str) -> Any:
         """The object that runs: run(a, b, out, bias, threads)."""
         row = Layers.row(form)
         fill = np.asarray(form.fill).astype(row.element)[()]
@@ -670,7 +738,7 @@ class Winograd:
     name = "winograd"
 
     @staticmethod
-    def refuse(form):
+    def refuse(form: Contraction) -> str | None:
         """Why this method cannot serve the Contraction; None if it can."""
         if Winograd.row(form) is None:
             exact = form.dtype.kind in "biu"
@@ -686,16 +754,16 @@ class Winograd:
         return None
 
     @staticmethod
-    def decline(form):
+    def decline(form: Contraction) -> str | None:
         """Why `auto` leaves it alone all the same; None if it does not."""
 
     @staticmethod
-    def row(form):
+    def row(form: Contraction) -> Kernel:
         """Of the table of kernels."""
         return kernels.find("winograd", form.dtype)
 
     @staticmethod
-    def cost(form, level):
+    def cost(form: Contraction, level: str) -> float:
         """Estimated seconds on one thread; each batch entry bears the kernels: the batch has no say in the method."""
         row = Winograd.row(form)
         lanes = tuning.VECTOR_BYTES[level] // np.dtype(row.element).itemsize
@@ -712,7 +780,7 @@ class Winograd:
 
     @staticmethod
     @lru_cache(1024)
-    def build(form, level):
+    def build(form: Contraction, level: str) -> Any:
         """The object that runs: run(w, x, y, bias, watched, threads)."""
         row = Winograd.row(form)
         fill = np.asarray(form.fill).astype(row.element)[()]
@@ -720,10 +788,20 @@ class Winograd:
         return kernels.load(row, level).Winograd(form, rules, fill, tuning.RATE[row.element][level])
 
     @classmethod
-    def repair(cls, form, a, b, bias, out, level, count, bad):
+    def repair(
+        cls,
+        form: Contraction,
+        a: Array,
+        b: Array,
+        bias: Array | None,
+        out: Array,
+        level: str,
+        count: int | None,
+        bad: Array,
+    ) -> None:
         """Computes directly, of each batch entry, what lies between its first and last bad line."""
         step = 2 if form.rank == 2 else 1
-        lines = bad.reshape(form.batch, -(-out.shape[3] // step), -1).any(2)
+        lines: Any = bad.reshape(form.batch, -(-out.shape[3] // step), -1).any(2)
         for n in np.flatnonzero(lines.any(1)):
             found = np.flatnonzero(lines[n])
             begin, end = step * found[0], min(step * (found[-1] + 1), out.shape[3])
@@ -731,12 +809,12 @@ class Winograd:
             _run(Layers, box, a[n : n + 1], b, bias, out[n : n + 1, :, :, begin:end], level, count)
 
 
-def _box(form, begin, end):
+def _box(form: Contraction, begin: int, end: int) -> Contraction:
     """One batch entry of `form`, and of its result positions `begin` to `end` along the first spatial axis."""
     lo, hi = form.padding[0]
     if form.result == "y":
         pads = lo - begin, hi - (form.out_size[0] - end)
-        sizes = {"out_size": (end - begin, *form.out_size[1:])}
+        sizes: dict[str, Any] = {"out_size": (end - begin, *form.out_size[1:])}
     else:
         pads = lo + begin, hi + (form.size[0] - end)
         sizes = {"size": (end - begin, *form.size[1:])}
@@ -749,7 +827,7 @@ class Frequencies:
     name = "fft"
 
     @staticmethod
-    def refuse(form):
+    def refuse(form: Contraction) -> str | None:
         if form.local:
             return "each output has a kernel of its own"
         if not form.rank:
@@ -759,17 +837,17 @@ class Frequencies:
         return None
 
     @staticmethod
-    def decline(form):
+    def decline(form: Contraction) -> str | None:
         return too_few_taps(form.kernel)
 
     @staticmethod
-    def row(form):
+    def row(form: Contraction) -> Kernel:
         """Of the table of kernels."""
         return kernels.find("frequency", form.dtype)
 
     @staticmethod
     @lru_cache(1024)
-    def _choice(form, level):
+    def _choice(form: Contraction, level: str) -> tuple[Any, Any, float, float]:
         """(points of a tile per axis, axes in its order, seconds of one tile, seconds of it all)."""
         row = kernels.find("spectrum", form.dtype)
         module = kernels.load(row, level)
@@ -788,14 +866,14 @@ class Frequencies:
         return points, module.axes_of_tile(tiles), seconds, form.groups * entry
 
     @classmethod
-    def cost(cls, form, level):
+    def cost(cls, form: Contraction, level: str) -> float:
         entries = form.batch if form.result == "w" else 1  # as if one entry were all, like the choice of tiles
         parts = 4 if form.dtype.kind == "c" else 1
         return tuning.CALL + parts * entries * cls._choice(form, level)[3]
 
     @classmethod
     @lru_cache(256)
-    def build(cls, form, level):
+    def build(cls, form: Contraction, level: str) -> Any:
         row = cls.row(form)
         points, order, seconds, _ = cls._choice(form, level)
         fill = np.asarray(form.fill).astype(row.element)[()]
@@ -803,7 +881,16 @@ class Frequencies:
         return kernels.load(row, level).Frequency(form, rules, fill, points, order, seconds)
 
     @staticmethod
-    def repair(form, a, b, bias, out, level, count, bad):
+    def repair(
+        form: Contraction,
+        a: Array,
+        b: Array,
+        bias: Array | None,
+        out: Array,
+        level: str,
+        count: int | None,
+        bad: Array,
+    ) -> None:
         """Computes all directly."""
         _run(Layers, form, a, b, bias, out, level, count)
 
@@ -814,15 +901,15 @@ class Definition:
     name = "reference"
 
     @staticmethod
-    def refuse(form):
+    def refuse(form: Contraction) -> str | None:
         return None
 
     @staticmethod
-    def decline(form):
+    def decline(form: Contraction) -> str | None:
         return None
 
     @staticmethod
-    def cost(form, level):
+    def cost(form: Contraction, level: str) -> float:
         taps = prod(form.kernel) * form.channels
         return taps * (tuning.REFERENCE_CALL + prod(form.shapes["y"]) * tuning.REFERENCE_TAP)
 
@@ -831,7 +918,7 @@ LAYER_METHODS = (Layers, Winograd, Frequencies, Definition)
 
 
 @lru_cache(1024)
-def choose(form, method, level):
+def choose(form: Contraction, method: str, level: str) -> tuple[str, dict[str, Any]]:
     """(name of the method, cost of each or the reason against it) for a Contraction."""
     names = [m.name for m in LAYER_METHODS]
     if method != "auto" and method not in names:
@@ -839,15 +926,27 @@ def choose(form, method, level):
     auto = method == "auto"
     entries = form.batch if form.result != "w" else 1  # of a batch, which has no say
     one = replace(form, batch=1) if entries != 1 else form
-    costs = {m.name: m.refuse(form) or (auto and m.decline(form)) or m.cost(one, level) for m in LAYER_METHODS}
+    costs: dict[str, Any] = {
+        m.name: m.refuse(form) or (auto and m.decline(form)) or m.cost(one, level) for m in LAYER_METHODS
+    }
     if not auto and isinstance(costs[method], str):
         raise ValueError(f"method={method!r} cannot serve this call: {costs[method]}")
     if auto:
-        method = min((name for name in names if not isinstance(costs[name], str)), key=costs.get)
+        method = min((name for name in names if not isinstance(costs[name], str)), key=costs.__getitem__)
     return method, {name: cost if isinstance(cost, str) else entries * cost for name, cost in costs.items()}
 
 
-def contract(form, a, b, method="auto", bias=None, out=None, *, level=None, count=None):
+def contract(
+    form: Contraction,
+    a: Array,
+    b: Array,
+    method: str = "auto",
+    bias: Array | None = None,
+    out: Array | None = None,
+    *,
+    level: str | None = None,
+    count: int | None = None,
+) -> Array:
     """The result of a Contraction on its canonical operands; `bias`, one number per output channel, is added last."""
     level = level or isa.LEVEL
     chosen, _ = choose(form, method, level)
@@ -868,7 +967,7 @@ def contract(form, a, b, method="auto", bias=None, out=None, *, level=None, coun
     return out
 
 
-def _contract_parts(form, a, b, out, *how):
+def _contract_parts(form: Contraction, a: Array, b: Array, out: Array, *how: Any) -> None:
     """(ar + i ai)(br + i bi) part by part, a real operand having one; past its ends x is as complex as inside."""
     if form.result == "y" and a.dtype.kind != "c" and form.fill.imag != 0:
         a = a.astype(form.dtype)
@@ -884,19 +983,29 @@ def _contract_parts(form, a, b, out, *how):
             target += -product if i and j else product
 
 
-def _contract_real(form, a, b, bias, out, *how):
+def _contract_real(form: Contraction, a: Array, b: Array, bias: Array | None, out: Array, *how: Any) -> None:
     a, b = (v if _loads(form.dtype, v.dtype) else v.astype(form.dtype) for v in (a, b))
     name, promised, level, count = how
     if name == "direct":
         _run(Layers, form, a, b, bias, out, level, count)
         return
-    method = next(m for m in LAYER_METHODS if m.name == name)
+    method: Any = next(m for m in LAYER_METHODS if m.name == name)
     bad = _run(method, form, a, b, bias, out, level, count, promised)
     if bad is not None:
         method.repair(form, a, b, bias, out, level, count, bad)
 
 
-def _run(method, form, a, b, bias, out, level, count, *watched):
+def _run(
+    method: Any,
+    form: Contraction,
+    a: Array,
+    b: Array,
+    bias: Array | None,
+    out: Array,
+    level: str,
+    count: int | None,
+    *watched: bool,
+) -> Any:
     """`out` = the result of real operands, with `count` threads, or as many as the work is worth.
 
     Where results are watched, what is not finite among them; None where there is nothing.
@@ -913,16 +1022,16 @@ def _run(method, form, a, b, bias, out, level, count, *watched):
     return kernel.run(a, b, out, bias, *watched, count)
 
 
-def _unfolded(form):
+def _unfolded(form: Contraction) -> Contraction:
     """The gradient of x as its rule extends it: the same, of a longer x that is only read inside."""
     rows = zip(form.out_size, form.stride, form.kernel, form.dilation, strict=True)
     size = tuple(s * (m - 1) + d * (k - 1) + 1 for m, s, k, d in rows)
-    plain = {"padding": ((0, 0),) * form.rank, "boundary": ("constant",) * form.rank}
+    padding, boundary = ((0, 0),) * form.rank, ("constant",) * form.rank
     dtype = np.dtype(np.float32) if form.dtype == np.float16 else form.dtype  # shares are rounded once, when added
-    return replace(form, size=size, dtype=dtype, **plain)
+    return replace(form, size=size, dtype=dtype, padding=padding, boundary=boundary)
 
 
-def _fold(form, gradient):
+def _fold(form: Contraction, gradient: Array) -> Array:
     """`gradient` of the extended x as that of x: each sample's share goes to the one that it repeats."""
     for axis, ((lo, _), n, rule) in enumerate(zip(form.padding, form.size, form.boundary, strict=True), start=3):
         to = source(np.arange(gradient.shape[axis]) - lo, n, rule)
@@ -930,9 +1039,10 @@ def _fold(form, gradient):
     return gradient
 
 
-def fold_axis(gradient, axis, to, n):
+def fold_axis(gradient: Array, axis: int, to: Array, n: int) -> Array:
     """`gradient` with sample i along `axis` added to place `to[i]` of `n`, in order; -1 is dropped."""
     kept = np.flatnonzero(to >= 0)
     folded = np.zeros((*gradient.shape[:axis], n, *gradient.shape[axis + 1 :]), gradient.dtype)
-    np.add.at(folded, (*(slice(None),) * axis, to[kept]), np.take(gradient, kept, axis))
+    where: Any = (*(slice(None),) * axis, to[kept])
+    np.add.at(folded, where, np.take(gradient, kept, axis))
     return folded

@@ -4,13 +4,19 @@ A Problem knows shapes and rules but no data, no memory layout and no method. Fa
 the planner chooses a method for it, the kernels read their geometry from it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from operator import index
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from ._types import Array, DType, Mode, Pairs, Shape
 from .boundary import RULES, SYNONYMS
 
 
@@ -22,91 +28,91 @@ class Problem:
     all other axes, the batch, first.
     """
 
-    x_shape: tuple
-    k_shape: tuple
-    dtype: np.dtype  # of the result, native byte order
-    axes: tuple  # of x, one per kernel axis, non-negative
-    stride: tuple
-    dilation: tuple
-    padding: tuple  # of (lo, hi), in samples; negative crops
-    boundary: tuple  # of names in boundary.RULES
-    fill: object  # a scalar of dtype
+    x_shape: Shape
+    k_shape: Shape
+    dtype: DType  # of the result, native byte order
+    axes: Shape  # of x, one per kernel axis, non-negative
+    stride: Shape
+    dilation: Shape
+    padding: Pairs  # (lo, hi), in samples; negative crops
+    boundary: tuple[str, ...]  # names in boundary.RULES
+    fill: Any  # a scalar of dtype
     flip: bool  # true convolution
     conj: bool
 
     @property
-    def rank(self):
+    def rank(self) -> int:
         return len(self.axes)
 
     @cached_property
-    def batch_axes(self):
+    def batch_axes(self) -> Shape:
         return tuple(axis for axis in range(len(self.x_shape)) if axis not in self.axes)
 
     @cached_property
-    def k_batched(self):
+    def k_batched(self) -> bool:
         """Whether the kernel has the batch axes too (of size 1 where it broadcasts)."""
         return len(self.k_shape) > self.rank
 
     @cached_property
-    def x_batch(self):
+    def x_batch(self) -> Shape:
         return tuple(self.x_shape[axis] for axis in self.batch_axes)
 
     @cached_property
-    def k_batch(self):
+    def k_batch(self) -> Shape:
         return tuple(self.k_shape[axis] if self.k_batched else 1 for axis in self.batch_axes)
 
     @cached_property
-    def batch_shape(self):
+    def batch_shape(self) -> Shape:
         return tuple(n if m == 1 else m for n, m in zip(self.x_batch, self.k_batch, strict=True))
 
     @cached_property
-    def size(self):
+    def size(self) -> Shape:
         """Of x along each kernel axis."""
         return tuple(self.x_shape[axis] for axis in self.axes)
 
     @cached_property
-    def kernel(self):
+    def kernel(self) -> Shape:
         """Taps along each kernel axis."""
         return tuple(self.k_shape[axis] for axis in self.axes) if self.k_batched else self.k_shape
 
     @cached_property
-    def span(self):
+    def span(self) -> Shape:
         """Samples a dilated kernel covers along each axis."""
         return spans(self.kernel, self.dilation)
 
     @cached_property
-    def out_size(self):
+    def out_size(self) -> Shape:
         """Of y along each kernel axis."""
         return out_sizes(self.size, self.padding, self.span, self.stride)
 
     @cached_property
-    def out_shape(self):
+    def out_shape(self) -> Shape:
         """Of y, axes where the caller's x has them."""
         shape = dict(zip(self.batch_axes + self.axes, self.batch_shape + self.out_size, strict=True))
         return tuple(shape[axis] for axis in range(len(self.x_shape)))
 
     @cached_property
-    def flops(self):
+    def flops(self) -> int:
         """Multiplications and additions of the definition, complex arithmetic counted in reals."""
         return (8 if self.dtype.kind == "c" else 2) * prod(self.out_shape) * prod(self.kernel)
 
-    def canonical(self, a, kernel=False):
+    def canonical(self, a: Array, kernel: bool = False) -> Array:
         """View of x, y or k with batch axes first, then the kernel's axes in its order."""
         if kernel and not self.k_batched:
             return a
         return a.transpose(self.batch_axes + self.axes)
 
-    def uncanonical(self, y):
+    def uncanonical(self, y: Array) -> Array:
         """The inverse of `canonical`."""
         return y.transpose(tuple(np.argsort(self.batch_axes + self.axes)))
 
-    def part(self, name):
+    def part(self, name: str) -> Problem:
         """The real Problem for the `name` ("real", "imag") part of complex data under a real kernel."""
         real = np.empty(0, self.dtype).real.dtype
         return replace(self, dtype=real, fill=getattr(self.fill, name), conj=False)
 
 
-def per_axis(name, value, rank, minimum=1):
+def per_axis(name: str, value: Any, rank: int, minimum: int | None = 1) -> Shape:
     """`value` as one int per kernel axis."""
     values = value if isinstance(value, (tuple, list, np.ndarray)) and np.ndim(value) else (value,) * rank
     if len(values) != rank:
@@ -121,18 +127,20 @@ def per_axis(name, value, rank, minimum=1):
     return values
 
 
-def spans(kernel, dilation):
+def spans(kernel: Shape, dilation: Shape) -> Shape:
     """Samples a dilated kernel covers along each axis."""
     return tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
 
 
-def out_sizes(size, padding, span, stride):
+def out_sizes(size: Shape, padding: Pairs, span: Shape, stride: Shape) -> Shape:
     """Of the result along each axis: (N + lo + hi - span) // s + 1."""
     rows = zip(size, padding, span, stride, strict=True)
     return tuple((n + lo + hi - k) // s + 1 for n, (lo, hi), k, s in rows)
 
 
-def fit(axes, size, padding, boundary, span, stride, advice):
+def fit(
+    axes: Sequence[str], size: Shape, padding: Pairs, boundary: tuple[str, ...], span: Shape, stride: Shape, advice: str
+) -> Shape:
     """`out_sizes`; ValueError for an axis, by its name in `axes`, that the kernel does not fit into."""
     for axis, n, (lo, hi), rule, k in zip(axes, size, padding, boundary, span, strict=True):
         if n + lo + hi - k < (-1 if n == 0 else 0):
@@ -144,7 +152,7 @@ def fit(axes, size, padding, boundary, span, stride, advice):
     return out_sizes(size, padding, span, stride)
 
 
-def result_dtype(dtype=None, **arrays):
+def result_dtype(dtype: DTypeLike | None = None, **arrays: DType) -> DType:
     """The native dtype of the result of `arrays`, dtypes by name; TypeError for what has no arithmetic."""
     for name, a in arrays.items():
         if a.kind not in "biufc":
@@ -158,7 +166,20 @@ def result_dtype(dtype=None, **arrays):
     return result if result.isnative else result.newbyteorder("=")
 
 
-def signal(x_shape, k_shape, dtype, *, flip, mode, axes, boundary, fill, anchor, stride, dilation):
+def signal(
+    x_shape: Shape,
+    k_shape: Shape,
+    dtype: DType,
+    *,
+    flip: bool,
+    mode: Any,
+    axes: Any,
+    boundary: Any,
+    fill: Any,
+    anchor: Any,
+    stride: Any,
+    dilation: Any,
+) -> Problem:
     """The Problem of `correlate` (``flip=False``) or `convolve` on arrays of these shapes."""
     axes, batched = _axes(axes, len(x_shape), len(k_shape))
     rank = len(axes)
@@ -190,7 +211,7 @@ def signal(x_shape, k_shape, dtype, *, flip, mode, axes, boundary, fill, anchor,
     return problem
 
 
-def lags(n, m, mode):
+def lags(n: int, m: int, mode: Mode) -> tuple[int, int]:
     """(first lag, last lag + 1) of a 1-D correlation of lengths `n` and `m`."""
     for name, value in (("n", n), ("m", m)):
         if index(value) < 0:
@@ -202,7 +223,7 @@ def lags(n, m, mode):
     return -lo, problem.out_size[0] - lo
 
 
-def _axes(axes, x_ndim, k_ndim):
+def _axes(axes: Any, x_ndim: int, k_ndim: int) -> tuple[Shape, bool]:
     """(axes of x the kernel acts on, whether k has the batch axes too)."""
     if axes is None:
         if k_ndim > x_ndim:
@@ -225,7 +246,7 @@ def _axes(axes, x_ndim, k_ndim):
     raise ValueError(f"axes names {len(named)} axes, k has {k_ndim}; they must agree, or k must have x's {x_ndim}")
 
 
-def _padding(mode, flip, anchor, kernel, dilation):
+def _padding(mode: Any, flip: bool, anchor: Any, kernel: Shape, dilation: Shape) -> Pairs:
     """(lo, hi) per axis; API: "same" puts the kernel tap `anchor` on the output sample."""
     rank = len(kernel)
     if anchor is None:
@@ -256,7 +277,7 @@ def _padding(mode, flip, anchor, kernel, dilation):
     return pairs
 
 
-def boundary_names(boundary, rank):
+def boundary_names(boundary: Any, rank: int) -> tuple[str, ...]:
     """`boundary` as one name of boundary.RULES per kernel axis."""
     if isinstance(boundary, str):
         boundary = (boundary,) * rank
@@ -273,7 +294,7 @@ def boundary_names(boundary, rank):
     return names
 
 
-def fill_scalar(fill, dtype):
+def fill_scalar(fill: Any, dtype: DType) -> Any:
     """`fill` as a scalar of `dtype`, cast as numpy.pad casts constant_values."""
     value = np.asarray(fill)
     if value.ndim or value.dtype.kind not in "biufc":

@@ -7,12 +7,18 @@ kernel on one array, `contract` the form with channels of contraction.py and its
 longdouble, and what every faster method is compared with.
 """
 
+from typing import Any, cast
+
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import boundary
+from ._types import Array, Shape
+from .contraction import Contraction
+from .problem import Problem
 
 
-def correlate(problem, x, k, dtype=None):
+def correlate(problem: Problem, x: Array, k: Array, dtype: DTypeLike | None = None) -> Array:
     """The result of `problem` on arrays `x` and `k`, summed in `dtype` (default: the result's own type).
 
     float16 is summed in float32 and rounded once; bool is OR of ANDs; integers wrap. A real kernel acts on the
@@ -41,7 +47,9 @@ def correlate(problem, x, k, dtype=None):
     return problem.uncanonical(y).astype(dtype or problem.dtype, copy=False)
 
 
-def match_template(problem, x, t, mask=None, flat=0.0, dtype=np.longdouble):
+def match_template(
+    problem: Problem, x: Array, t: Array, mask: Array | None = None, flat: float = 0.0, dtype: DTypeLike = np.longdouble
+) -> Array:
     """Pearson's coefficient of `t` and each window of `x`, their samples multiplied by `mask` once the mean is gone.
 
     `problem` is that of the correlation of `x` with `t`; everything is computed in `dtype`.
@@ -60,7 +68,9 @@ def match_template(problem, x, t, mask=None, flat=0.0, dtype=np.longdouble):
     return problem.uncanonical(np.where(finite, np.where(alike[0] | alike[1], flat, r), np.nan))
 
 
-def contract(contraction, a, b, bias=None, dtype=None):
+def contract(
+    contraction: Contraction, a: Array, b: Array, bias: Array | None = None, dtype: DTypeLike | None = None
+) -> Array:
     """The result of `contraction` on its canonical operands, summed in `dtype` (default: the result's own type).
 
     Bilinear: nothing is conjugated. `bias`, broadcast over the result, is added last. Types are treated as in
@@ -74,9 +84,9 @@ def contract(contraction, a, b, bias=None, dtype=None):
     if len(real) == 1:
         total = np.empty(form.out_shape, dtype or form.dtype)
         for name in ("real", "imag"):
-            parts = (array if role in real else getattr(array, name) for role, array in arrays.items())
+            a, b = (array if role in real else getattr(array, name) for role, array in arrays.items())
             part = form.part("real" if "x" in real else name)
-            setattr(total, name, contract(part, *parts, dtype=total.real.dtype))
+            setattr(total, name, contract(part, a, b, dtype=total.real.dtype))
         return total if bias is None else total + bias.astype(total.dtype)
     sum_type = np.dtype(dtype or form.dtype)
     if sum_type == np.float16:
@@ -105,7 +115,7 @@ def contract(contraction, a, b, bias=None, dtype=None):
     return total.astype(dtype or form.dtype, copy=False)
 
 
-def _taps(form, w):
+def _taps(form: Contraction, w: Array) -> Array:
     """View of canonical `w`: group, output and input channel, kernel position as in the formula, output position."""
     if form.flip:
         w = np.flip(w, tuple(range(w.ndim - form.rank, w.ndim)))
@@ -114,22 +124,23 @@ def _taps(form, w):
     return w.reshape(w.shape + (1,) * form.rank)
 
 
-def _sources(problem, j):
+def _sources(problem: Problem | Contraction, j: Shape) -> list[Array]:
     """Per axis, the index into x of the sample that tap `j` sees from each output position; -1 where it is fill."""
     rows = zip(problem.out_size, problem.stride, problem.dilation, j, problem.padding, strict=True)
     reads = [s * np.arange(m) + d * tap - lo for m, s, d, tap, (lo, _) in rows]
     return [boundary.source(u, n, rule) for u, n, rule in zip(reads, problem.size, problem.boundary, strict=True)]
 
 
-def _scatter(problem, part, j, x):
+def _scatter(problem: Problem | Contraction, part: Array, j: Shape, x: Array) -> None:
     """Add what each output position gives to tap `j` to the sample of x that the tap saw; fill takes nothing."""
     sources = _sources(problem, j)
     inside = [index >= 0 for index in sources]
     places = np.ix_(*(index[keep] for index, keep in zip(sources, inside, strict=True)))
-    np.add.at(x, (..., *places), part[(..., *np.ix_(*inside))])
+    to, seen = (..., *places), (..., *np.ix_(*inside))
+    np.add.at(x, cast(Any, to), part[cast(Any, seen)])
 
 
-def _window(problem, x, j):
+def _window(problem: Problem | Contraction, x: Array, j: Shape) -> Array:
     """X[s*i + d*j - lo] for every output position i: what the tap `j` sees."""
     outside = np.zeros((1,) * problem.rank, bool)
     first = x.ndim - problem.rank

@@ -7,21 +7,28 @@ then measures every window and divides in place. Where another method than the s
 window of small spread needs, the numerator is computed again directly.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from math import log2, prod
+from typing import Any, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike
 
 from . import _call, isa, kernels, nn, planner, problem, tuning
+from ._types import Array, Boundary, DType, Mode, PerAxis, Scalar, Shape
 from .boundary import RULES, source
+from .problem import Problem
 from .signal import correlate
 from .threads import get_num_threads, num_threads
 
 FLOAT64 = np.dtype(np.float64)
-EPS = float(np.finfo(FLOAT64).eps)
+EPS: float = float(np.finfo(FLOAT64).eps)
 
 # Most that a result may err by because the numerator was not summed directly. A tenth of what is promised.
 DOUBT = 1e-7
@@ -32,7 +39,18 @@ BLOCK = 1 << 16
 MOMENTS = 50 * EPS
 
 
-def match_template(x, t, *, mode="valid", axes=None, boundary="constant", fill=0, mask=None, flat=0.0, out=None):
+def match_template(
+    x: ArrayLike,
+    t: ArrayLike,
+    *,
+    mode: Mode = "valid",
+    axes: PerAxis | None = None,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
+    mask: ArrayLike | None = None,
+    flat: float = 0.0,
+    out: Array | None = None,
+) -> Array:
     """Search `x` for `t` by zero-normalised cross-correlation: 1 where it is there, in any brightness and contrast.
 
     Each result is the correlation coefficient (Pearson's) of `t` with the window of `x` under it.
@@ -88,13 +106,23 @@ def match_template(x, t, *, mode="valid", axes=None, boundary="constant", fill=0
     (dtype('float32'), (np.int64(20), np.int64(30)))
     """
     x = np.asarray(x)
-    options = {"mode": mode, "axes": axes, "boundary": boundary, "fill": fill, "flat": flat}
+    options: dict[str, Any] = {"mode": mode, "axes": axes, "boundary": boundary, "fill": fill, "flat": flat}
     return prepare(x.shape, x.dtype, t, mask, **options)(x, out=out)
 
 
 def prepare(
-    x_shape, x_dtype, t, mask=None, *, mode="valid", axes=None, boundary="constant", fill=0, flat=0.0, level=isa.LEVEL
-):
+    x_shape: Shape,
+    x_dtype: DType,
+    t: ArrayLike,
+    mask: Any = None,
+    *,
+    mode: Any = "valid",
+    axes: Any = None,
+    boundary: Any = "constant",
+    fill: Any = 0,
+    flat: Any = 0.0,
+    level: str = isa.LEVEL,
+) -> TemplatePlan:
     """The Plan of a search for `t` in arrays of this shape and dtype."""
     t = np.asarray(t)
     dtype = _result_dtype(x_dtype, t.dtype)
@@ -102,7 +130,7 @@ def prepare(
         raise ValueError(f"t has more axes than x: {t.ndim} > {len(x_shape)}")
     if t.size == 0:
         raise ValueError(f"t has no elements: its shape is {t.shape}")
-    options = {"flip": False, "anchor": None, "stride": 1, "dilation": 1}
+    options: dict[str, Any] = {"flip": False, "anchor": None, "stride": 1, "dilation": 1}
     p = problem.signal(x_shape, t.shape, dtype, mode=mode, axes=axes, boundary=boundary, fill=fill, **options)
     p = replace(p, dtype=FLOAT64, fill=float(p.fill))
     if np.ndim(flat) or np.asarray(flat).dtype.kind not in "biuf":
@@ -115,7 +143,7 @@ def prepare(
     return TemplatePlan(p, ((p.x_shape, x_dtype),), dtype, np.array(t, FLOAT64), weights, flat, level)
 
 
-def _result_dtype(x, t):
+def _result_dtype(x: DType, t: DType) -> DType:
     dtype = problem.result_dtype(x=x, t=t)
     for name, given in (("x", x), ("t", t)):
         if given.kind == "c":
@@ -123,7 +151,7 @@ def _result_dtype(x, t):
     return np.dtype(np.float32) if np.result_type(dtype, np.float32) == np.float32 else FLOAT64
 
 
-def _weights(mask, shape, p):
+def _weights(mask: ArrayLike, shape: Shape, p: Problem) -> Array:
     """`mask` as canonical float64, its largest weight 1: the result is that of any multiple."""
     mask = np.asarray(mask)
     if mask.dtype.kind not in "biuf":
@@ -136,15 +164,16 @@ def _weights(mask, shape, p):
     most = weights.max(_taps(p), keepdims=True)
     if not most.all():
         raise ValueError("mask is zero everywhere")
-    return weights / most
+    normed: Array = weights / most
+    return normed
 
 
-def _taps(p):
+def _taps(p: Problem) -> Shape:
     """The axes of a canonical kernel that it acts on."""
     return tuple(range(-p.rank, 0))
 
 
-def _distances(a):
+def _distances(a: Array) -> tuple[Array, int]:
     """(`a`, 0); but 64-bit integers beyond float64's 2**53 as distances from the least of them, and that one."""
     if a.dtype.kind not in "iu" or a.itemsize < 8 or a.size == 0:
         return a, 0
@@ -154,7 +183,7 @@ def _distances(a):
     return (a.astype(np.uint64) - np.uint64(least % 2**64)).astype(FLOAT64), least
 
 
-def _kernel(t, weights, p, tolerance):
+def _kernel(t: Array, weights: Array | None, p: Problem, tolerance: float) -> tuple[Array, Array]:
     """(kernel of the numerator over the norm of `t` and the root of its taps, which templates have no contrast).
 
     The mean is taken away twice: what rounding leaves of it the first time would meet the offset of the data.
@@ -174,7 +203,7 @@ def _kernel(t, weights, p, tolerance):
     return np.where(flat, 0, k / np.where(flat, 1, norm * np.sqrt(squares))), flat
 
 
-def _largest(x, p):
+def _largest(x: Array, p: Problem) -> Array:
     """max |x| of the finite samples of each batch entry, `fill` among them where it is used."""
     if x.dtype.kind == "b" or (x.dtype.kind in "iu" and x.itemsize <= 2):
         most = float(np.iinfo(x.dtype).max) + 1 if x.dtype.kind != "b" else 1.0
@@ -183,11 +212,12 @@ def _largest(x, p):
         if not np.isfinite(most).all():
             most = np.abs(x).max(p.axes, where=np.isfinite(x), initial=0).astype(FLOAT64)
     fill = abs(p.fill) if "constant" in p.boundary and np.isfinite(p.fill) else 0
-    return np.maximum(most, fill)
+    largest: Array = np.maximum(most, fill)
+    return largest
 
 
 @lru_cache(64)
-def _search(p, x_dtype, level):
+def _search(p: Problem, x_dtype: DType, level: str) -> tuple[planner.SignalPlan, Any, Any]:
     """(Plan of the numerator, what runs it, the compiled windows) of a Problem."""
     numerator = planner._plan(p, x_dtype, p.dtype, "auto", level)
     method = next(m for m in planner.METHODS if m.name == numerator.method)
@@ -196,17 +226,17 @@ def _search(p, x_dtype, level):
     return numerator, method.build(numerator.task, True), windows.Windows(p, rules, _tolerance(p))
 
 
-def _tolerance(p):
+def _tolerance(p: Problem) -> float:
     """Rounding may give a flat window this spread, as a part of its mean: sums run along each axis in turn."""
     return EPS * (4 + sum(p.kernel))
 
 
-def _own(entry, a):
+def _own(entry: Shape, a: Array) -> Shape:
     """Index of a batch entry in `a`, whose batch may broadcast."""
     return tuple(0 if n == 1 else i for i, n in zip(entry, a.shape, strict=False))
 
 
-def _extended(x, p, box):
+def _extended(x: Array, p: Problem, box: Sequence[slice]) -> Array:
     """The samples under a box of outputs, as float64."""
     for axis, (part, k, (lo, _), n, rule) in enumerate(zip(box, p.kernel, p.padding, p.size, p.boundary, strict=True)):
         index = source(np.arange(part.start - lo, part.stop - lo + k - 1), n, rule)
@@ -221,7 +251,7 @@ def _extended(x, p, box):
     return x.astype(FLOAT64, copy=False)
 
 
-def _masked(x, numerator, k, w, flat, doubt, tolerance):
+def _masked(x: Array, numerator: Array, k: Array, w: Array, flat: float, doubt: Any, tolerance: float) -> Array:
     """Numerators over the weighted spread of their windows in `x`.
 
     Moments are those of distances from the mean of the block. What they lose where the spread is small beside these
@@ -250,7 +280,7 @@ def _masked(x, numerator, k, w, flat, doubt, tolerance):
     return result
 
 
-def _quotient(numerator, spread, mean, flat, tolerance):
+def _quotient(numerator: Array, spread: Array, mean: Array, flat: float, tolerance: float) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         result = np.clip(numerator / np.sqrt(np.maximum(spread, 0)), -1, 1)
         return np.where((spread <= np.square(tolerance * mean)) & np.isfinite(mean), flat, result)
@@ -260,18 +290,18 @@ def _quotient(numerator, spread, mean, flat, tolerance):
 class TemplatePlan(planner.Plan):
     """The Plan of a call of `match_template`."""
 
-    problem: problem.Problem  # of the numerator
-    arrays: tuple = field(repr=False)  # shape and dtype of x, as the caller gave it
-    dtype: np.dtype  # of the result
-    t: np.ndarray = field(repr=False)  # canonical, float64; so are the weights
-    weights: np.ndarray | None = field(repr=False)
+    problem: Problem  # of the numerator
+    arrays: tuple[tuple[Shape, DType], ...] = field(repr=False)  # shape and dtype of x, as the caller gave it
+    dtype: DType  # of the result
+    t: Array = field(repr=False)  # canonical, float64; so are the weights
+    weights: Array | None = field(repr=False)
     flat: float
     level: str = field(repr=False)
-    k: np.ndarray = field(init=False, repr=False)
-    packed: np.ndarray = field(init=False, repr=False)
-    hopeless: np.ndarray | None = field(init=False, repr=False)  # result of templates without contrast; nan: of others
+    k: Array = field(init=False, repr=False)
+    packed: Array = field(init=False, repr=False)
+    hopeless: Array | None = field(init=False, repr=False)  # result of templates without contrast; nan: of others
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         p = self.problem
         finite = np.isfinite(self.t).all(_taps(p), keepdims=True)
         k, flat = _kernel(np.where(finite, self.t, 0), self.weights, p, _tolerance(p))
@@ -285,28 +315,28 @@ class TemplatePlan(planner.Plan):
             if array is not None:
                 array.flags.writeable = False
 
-    def _parts(self, p):
+    def _parts(self, p: Problem) -> tuple[planner.SignalPlan, Any, Any]:
         ((_, x_dtype),) = self.arrays
         return _search(p, x_dtype, self.level)
 
     @property
-    def method(self):
+    def method(self) -> str:  # type: ignore[override]  # all of a Plan is read-only
         return self._parts(self.problem)[0].method
 
     @property
-    def costs(self):
+    def costs(self) -> Mapping[str, Any]:  # type: ignore[override]
         """Of the numerator."""
         return self._parts(self.problem)[0].costs
 
-    def __call__(self, x, *, out=None):
+    def __call__(self, x: ArrayLike, *, out: Array | None = None) -> Array:
         """The result for new data `x` and the template given to `plan`."""
         return self.run(self._checked(x), out)
 
-    def run(self, x, out=None, threads=None):
+    def run(self, x: Array, out: Array | None = None, threads: int | None = None) -> Array:
         """The result for `x` of the planned shape and dtype."""
         p = self.problem
         straight = out is not None and nn._check_out(out, p.out_shape, self.dtype, (x,))
-        y = out if straight else np.empty(p.out_shape, self.dtype)
+        y = out if out is not None and straight else np.empty(p.out_shape, self.dtype)
         if threads is None and self.costs[self.method] <= tuning.SERIAL:
             threads = 1
         if y.size:
@@ -316,7 +346,7 @@ class TemplatePlan(planner.Plan):
         np.copyto(out, y)
         return out
 
-    def _search(self, x, y, threads):
+    def _search(self, x: Array, y: Array, threads: int | None) -> None:
         x, least = _distances(x)
         p = replace(self.problem, fill=float(self.problem.fill - least)) if least else self.problem
         if not planner._loads(FLOAT64, x.dtype):
@@ -327,7 +357,7 @@ class TemplatePlan(planner.Plan):
             noise = EPS * log2(prod(kernel.tiles.points)) * np.abs(self.k).sum(_taps(p)) * _largest(x, p)
             doubt = np.broadcast_to(noise / DOUBT, p.batch_shape)
         whole = self.weights is None
-        jobs = [(self._correlate, kernel), (self._divide, p, kernel, windows, doubt)]
+        jobs: list[Any] = [(self._correlate, kernel), (self._divide, p, kernel, windows, doubt)]
         for f, *args in jobs if whole else jobs[:1]:
             if threads is None:
                 _call.claim(planner._available_threads, f, x, y, *args)
@@ -341,10 +371,10 @@ class TemplatePlan(planner.Plan):
             canonical = p.canonical(y)
             np.copyto(canonical, value, where=where & ~np.isnan(canonical), casting="same_kind")
 
-    def _correlate(self, x, y, kernel, threads):
+    def _correlate(self, x: Array, y: Array, kernel: Any, threads: int) -> None:
         kernel.run(x, self.packed, y, threads, True, True)
 
-    def _divide(self, x, y, p, kernel, windows, doubt, threads):
+    def _divide(self, x: Array, y: Array, p: Problem, kernel: Any, windows: Any, doubt: Array, threads: int) -> None:
         """Numerators by the spread of their windows; where that is below `doubt` they are summed anew."""
         doubted = windows.run(x, y, self.flat, doubt, None, threads)
         for unit in doubted:
@@ -354,13 +384,13 @@ class TemplatePlan(planner.Plan):
         if doubted.size:
             windows.run(x, y, self.flat, doubt, doubted, threads)
 
-    def _divide_masked(self, x, y, p, doubt):
+    def _divide_masked(self, x: Array, y: Array, p: Problem, doubt: Array) -> None:
         """The same under a mask: moments of the window are correlations with it, block by block."""
         x, y = p.canonical(x), p.canonical(y)
         side = max(1, round(BLOCK ** (1 / max(p.rank, 1))))
         blocks = [range(0, m, max(side, k)) for m, k in zip(p.out_size, p.kernel, strict=True)]
         for entry in np.ndindex(p.batch_shape):
-            k, w = (a[_own(entry, a)] if p.k_batched else a for a in (self.k, self.weights))
+            k, w = (a[_own(entry, a)] if p.k_batched else a for a in (self.k, cast(Array, self.weights)))
             for start in product(*blocks):
                 rows = zip(start, blocks, p.out_size, strict=True)
                 box = tuple(slice(i, min(i + r.step, m)) for i, r, m in rows)
@@ -368,10 +398,10 @@ class TemplatePlan(planner.Plan):
                 out = y[(*entry, *box)]
                 out[...] = _masked(samples, out.astype(FLOAT64), k, w, self.flat, doubt[entry], _tolerance(p))
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return TemplatePlan, (self.problem, self.arrays, self.dtype, self.t, self.weights, self.flat, isa.LEVEL)
 
-    def __str__(self):
+    def __str__(self) -> str:
         p = self.problem
         ((_, x_dtype),) = self.arrays
         mask = "" if self.weights is None else " and its mask"

@@ -5,26 +5,28 @@ The limit is the smallest of what OpenMP gives (affinity, OMP_NUM_THREADS, threa
 """
 
 import os
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from math import ceil
 from operator import index
 from pathlib import Path
+from typing import Any
 
 from . import _cpu
 
 
-def _checked(n, name):
+def _checked(given: Any, name: str) -> int:
     try:
-        n = index(n)
+        n = index(given)
     except TypeError:
-        raise TypeError(f"{name} must be an int, not {n!r}") from None
+        raise TypeError(f"{name} must be an int, not {given!r}") from None
     if n < 1:
         raise ValueError(f"{name} is {n}, it must be at least 1")
     return n
 
 
-def _quota(root="/sys/fs/cgroup"):
+def _quota(root: str = "/sys/fs/cgroup") -> int | None:
     """CPUs the cgroup grants, rounded up; None without a quota. libgomp does not look at it."""
     try:
         limit, period = Path(root, "cpu.max").read_text().split()
@@ -40,12 +42,12 @@ def _quota(root="/sys/fs/cgroup"):
         return None
 
 
-def _affinity():
+def _affinity() -> int:
     """CPUs this process may run on. OpenMP forgets it when OMP_NUM_THREADS is set."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _from_environment():
+def _from_environment() -> int | None:
     text = os.environ.get("FASTCORR_NUM_THREADS")
     if not text:
         return None
@@ -57,10 +59,10 @@ def _from_environment():
 
 _cgroup = _quota()
 _process = _from_environment()
-_context = ContextVar("fastcorr.num_threads", default=None)
+_context: ContextVar[int | None] = ContextVar("fastcorr.num_threads", default=None)
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """Threads a large call in this context may use.
 
     Returns
@@ -79,7 +81,7 @@ def get_num_threads():
     return min(limit for limit in limits if limit is not None)
 
 
-def set_num_threads(n):
+def set_num_threads(n: int) -> None:
     """Set the most threads a call of this process may use.
 
     Parameters
@@ -107,7 +109,7 @@ def set_num_threads(n):
     _process = _checked(n, "n")
 
 
-def num_threads(n):
+def num_threads(n: int) -> AbstractContextManager[None]:
     """Context manager: at most `n` threads for calls of this thread and of the tasks it starts.
 
     Parameters
@@ -139,7 +141,7 @@ def num_threads(n):
 
 
 @contextmanager
-def _limited(n):
+def _limited(n: int) -> Iterator[None]:
     token = _context.set(n)
     try:
         yield
@@ -147,6 +149,6 @@ def _limited(n):
         _context.reset(token)
 
 
-def obtainable(n):
+def obtainable(n: int) -> int:
     """How many of `n` threads the system will really give this thread's pool."""
     return _cpu.obtainable_threads(n) if n > 1 else 1

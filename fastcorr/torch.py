@@ -715,7 +715,7 @@ def _one_by_one(function: Any, info: Any, in_dims: Any, inputs: Any) -> tuple[Te
 
 # Function.apply is a method of Python around one of C that decides what functorch has to see. `_route` has done that,
 # and unwrap_if_dead is the rest of it: for small tensors `apply` takes a third less time without it.
-_apply_face, _apply_contraction = (super(torch.autograd.Function, f).apply for f in (_Face, _Contraction))
+_apply_face, _apply_contraction = (super(torch.autograd.Function, f).apply for f in (_Face, _Contraction))  # type: ignore[misc]
 
 _library = torch.library.Library("fastcorr", "DEF")
 _library.define("face(str face, Tensor x, Tensor w, Tensor? bias, str options, Scalar? fill) -> Tensor")

@@ -8,6 +8,9 @@ run it before anything is built.
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from typing import Any
+
+import numpy as np
 
 # Flags of each level, lowest first. One that the compiler does not know is left out of the build.
 LEVELS = {
@@ -24,7 +27,7 @@ class Kernel:
     family: str
     element: str
     ctype: str
-    dtypes: tuple
+    dtypes: tuple[str, ...]
 
 
 _FLOATS = (
@@ -54,8 +57,8 @@ KERNELS = tuple(
 
 
 @cache
-def find(family, dtype):
-    """The row of `family` that serves results of `dtype`, or None."""
+def find(family: str, dtype: np.dtype[Any]) -> Kernel | Any:
+    """The row of `family` that serves results of `dtype`, or None, which no caller meets that asked before."""
     kind = f"{dtype.kind}{dtype.itemsize}" if dtype.isnative else None
     for row in KERNELS:
         if row.family == family and kind in _CODES[row]:
@@ -63,12 +66,12 @@ def find(family, dtype):
     return None
 
 
-def load(row, level):
+def load(row: Kernel, level: str) -> Any:
     """The module of `row` built for `level`."""
     return import_module(f"{__name__}.{level}.{row.element}.{row.family}")
 
 
-def _codes(row):
+def _codes(row: Kernel) -> set[str]:
     """Kind and size of each dtype: names differ between platforms (long, longlong), these do not."""
     bits = {"bool": "b1"}
     for name in row.dtypes:
