@@ -18,13 +18,17 @@ order is that of the blocks, whatever order a scheduler runs them in.
 Each block runs on one thread of the scheduler's: blocks are what is parallel.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise, product
+from operator import add
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 try:
     import dask.array as da
@@ -34,29 +38,32 @@ except ImportError as error:
     raise ImportError(f'fastcorr.dask needs dask ({error}): pip install "fastcorr[dask]"') from error
 
 from . import contraction, gradients, isa, nn, planner, problem, signal, template
+from ._types import Boundary, DType, Mode, Padding, PerAxis, Scalar, Shape
 from .boundary import source
+from .contraction import Contraction
 from .threads import num_threads
 
 FAN_IN = 8  # partial gradients that one task adds
 
-Array = da.Array
+Reads = tuple[tuple[int, slice | None, slice], ...]
+Gradients = tuple[da.Array | None, da.Array | None]
 
 
 def correlate(
     x: Any,
     k: Any,
-    mode: Any = "valid",
+    mode: Mode = "valid",
     *,
-    axes: Any = None,
-    boundary: Any = "constant",
-    fill: Any = 0,
-    anchor: Any = None,
-    stride: Any = 1,
-    dilation: Any = 1,
+    axes: PerAxis | None = None,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
+    anchor: PerAxis | None = None,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
     method: str = "auto",
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     out: None = None,
-) -> Array:
+) -> da.Array:
     """`fastcorr.correlate` on a dask array: lazy, chunk by chunk, each read with the border that its windows need.
 
     Parameters
@@ -104,25 +111,32 @@ def correlate(
     >>> with ProgressBar():     # doctest: +SKIP
     ...     y.compute()
     """
-    options = {"mode": mode, "axes": axes, "boundary": boundary, "fill": fill, "anchor": anchor, "stride": stride}
+    options: dict[str, Any] = {
+        "mode": mode,
+        "axes": axes,
+        "boundary": boundary,
+        "fill": fill,
+        "anchor": anchor,
+        "stride": stride,
+    }
     return _signal("correlate", x, k, out, **options, dilation=dilation, method=method, dtype=dtype)
 
 
 def convolve(
     x: Any,
     k: Any,
-    mode: Any = "valid",
+    mode: Mode = "valid",
     *,
-    axes: Any = None,
-    boundary: Any = "constant",
-    fill: Any = 0,
-    anchor: Any = None,
-    stride: Any = 1,
-    dilation: Any = 1,
+    axes: PerAxis | None = None,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
+    anchor: PerAxis | None = None,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
     method: str = "auto",
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     out: None = None,
-) -> Array:
+) -> da.Array:
     """`fastcorr.convolve` on a dask array: lazy, chunk by chunk.
 
     Parameters
@@ -147,7 +161,14 @@ def convolve(
     >>> convolve(da.ones(5, chunks=2), [1, -1], "full").compute()
     array([ 1.,  0.,  0.,  0.,  0., -1.])
     """
-    options = {"mode": mode, "axes": axes, "boundary": boundary, "fill": fill, "anchor": anchor, "stride": stride}
+    options: dict[str, Any] = {
+        "mode": mode,
+        "axes": axes,
+        "boundary": boundary,
+        "fill": fill,
+        "anchor": anchor,
+        "stride": stride,
+    }
     return _signal("convolve", x, k, out, **options, dilation=dilation, method=method, dtype=dtype)
 
 
@@ -156,17 +177,17 @@ def conv(
     w: Any,
     bias: Any = None,
     *,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
     groups: int = 1,
-    boundary: Any = "constant",
-    fill: Any = 0,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
     flip: bool = False,
     method: str = "auto",
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     out: None = None,
-) -> Array:
+) -> da.Array:
     """`fastcorr.conv` on a dask array: lazy, chunk by chunk of batch and space.
 
     Parameters
@@ -202,7 +223,13 @@ def conv(
     """
     _no_out(out)
     x, w, bias = _arrays(x=x, w=w, bias=bias)
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "boundary": boundary}
+    options: dict[str, Any] = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+        "boundary": boundary,
+    }
     options |= {"fill": fill, "flip": flip}
     biased = () if bias is None else (bias,)
     result = problem.result_dtype(dtype, x=x.dtype, w=w.dtype, **({} if bias is None else {"bias": bias.dtype}))
@@ -214,14 +241,14 @@ def match_template(
     x: Any,
     t: Any,
     *,
-    mode: Any = "valid",
-    axes: Any = None,
-    boundary: Any = "constant",
-    fill: Any = 0,
+    mode: Mode = "valid",
+    axes: PerAxis | None = None,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
     mask: Any = None,
     flat: float = 0.0,
     out: None = None,
-) -> Array:
+) -> da.Array:
     """`fastcorr.match_template` on a dask array: lazy, chunk by chunk.
 
     Parameters
@@ -256,18 +283,18 @@ def match_template(
     array([-0.577,  1.   ,  0.929,  0.756,  0.   , -0.945])
     """
     _no_out(out)
-    known = [a if a is None or isinstance(a, da.Array) else np.asarray(a) for a in (t, mask)]
+    known: list[Any] = [a if a is None or isinstance(a, da.Array) else np.asarray(a) for a in (t, mask)]
     lazy = _arrays(x=x, t=t, **({} if mask is None else {"mask": mask}))
-    stand_ins = (np.ones(a.shape, a.dtype) if isinstance(a, da.Array) else a for a in known)
-    options = {"mode": mode, "axes": axes, "boundary": boundary, "fill": fill, "flat": flat}
-    plan = template.prepare(lazy[0].shape, lazy[0].dtype, *stand_ins, **options)
+    kernel, weights = (np.ones(a.shape, a.dtype) if isinstance(a, da.Array) else a for a in known)
+    options: dict[str, Any] = {"mode": mode, "axes": axes, "boundary": boundary, "fill": fill, "flat": flat}
+    plan = template.prepare(lazy[0].shape, lazy[0].dtype, kernel, weights, **options)
     p = replace(plan.problem, dtype=plan.dtype)
     options |= {"axes": p.axes, "boundary": p.boundary}
     del options["mode"]
     return _result(Face("match_template", _search, None, p, p.axes, p.out_shape, "mode", options, p.k_batched), *lazy)
 
 
-def _search(x, t, *mask, **options):
+def _search(x: NDArray[Any], t: NDArray[Any], *mask: Any, **options: Any) -> NDArray[Any]:
     return template.match_template(x, t, mask=mask[0] if mask else None, **options)
 
 
@@ -275,18 +302,18 @@ def correlate_vjp(
     g: Any,
     x: Any,
     k: Any,
-    mode: Any = "valid",
+    mode: Mode = "valid",
     *,
-    axes: Any = None,
-    boundary: Any = "constant",
-    fill: Any = 0,
-    anchor: Any = None,
-    stride: Any = 1,
-    dilation: Any = 1,
+    axes: PerAxis | None = None,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
+    anchor: PerAxis | None = None,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
     method: str = "auto",
-    dtype: Any = None,
-    need: Any = (True, True),
-) -> tuple[Array | None, ...]:
+    dtype: DTypeLike | None = None,
+    need: Sequence[bool] = (True, True),
+) -> tuple[da.Array | None, ...]:
     """`fastcorr.correlate_vjp` on dask arrays: lazy, chunk by chunk.
 
     Parameters
@@ -318,7 +345,14 @@ def correlate_vjp(
     >>> gx.compute(), gk.compute()
     (array([ 5, 56, 67, 70]), array([21, 32, 43]))
     """
-    options = {"mode": mode, "axes": axes, "boundary": boundary, "fill": fill, "anchor": anchor, "stride": stride}
+    options: dict[str, Any] = {
+        "mode": mode,
+        "axes": axes,
+        "boundary": boundary,
+        "fill": fill,
+        "anchor": anchor,
+        "stride": stride,
+    }
     return _signal_vjp("correlate", g, x, k, method, dtype, need, **options, dilation=dilation)
 
 
@@ -326,18 +360,18 @@ def convolve_vjp(
     g: Any,
     x: Any,
     k: Any,
-    mode: Any = "valid",
+    mode: Mode = "valid",
     *,
-    axes: Any = None,
-    boundary: Any = "constant",
-    fill: Any = 0,
-    anchor: Any = None,
-    stride: Any = 1,
-    dilation: Any = 1,
+    axes: PerAxis | None = None,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
+    anchor: PerAxis | None = None,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
     method: str = "auto",
-    dtype: Any = None,
-    need: Any = (True, True),
-) -> tuple[Array | None, ...]:
+    dtype: DTypeLike | None = None,
+    need: Sequence[bool] = (True, True),
+) -> tuple[da.Array | None, ...]:
     """`fastcorr.convolve_vjp` on dask arrays: lazy, chunk by chunk.
 
     Parameters
@@ -363,7 +397,14 @@ def convolve_vjp(
     >>> gx.compute(), gk.compute()
     (array([ 7, 76, 65, 50]), array([43, 32, 21]))
     """
-    options = {"mode": mode, "axes": axes, "boundary": boundary, "fill": fill, "anchor": anchor, "stride": stride}
+    options: dict[str, Any] = {
+        "mode": mode,
+        "axes": axes,
+        "boundary": boundary,
+        "fill": fill,
+        "anchor": anchor,
+        "stride": stride,
+    }
     return _signal_vjp("convolve", g, x, k, method, dtype, need, **options, dilation=dilation)
 
 
@@ -373,17 +414,17 @@ def conv_vjp(
     w: Any,
     bias: Any = None,
     *,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
     groups: int = 1,
-    boundary: Any = "constant",
-    fill: Any = 0,
+    boundary: Boundary = "constant",
+    fill: Scalar = 0,
     flip: bool = False,
     method: str = "auto",
-    dtype: Any = None,
-    need: Any = (True, True, True),
-) -> tuple[Array | None, ...]:
+    dtype: DTypeLike | None = None,
+    need: Sequence[bool] = (True, True, True),
+) -> tuple[da.Array | None, ...]:
     """`fastcorr.conv_vjp` on dask arrays: lazy, chunk by chunk of batch and space.
 
     Parameters
@@ -417,7 +458,13 @@ def conv_vjp(
     given = {"x": x, "w": w} | ({} if bias is None else {"bias": bias})
     need = gradients.needed(need, "conv", ("x", "w", "bias"))
     given, fill, result = _cast("conv", g, dtype, fill, **given)
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "boundary": boundary}
+    options: dict[str, Any] = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+        "boundary": boundary,
+    }
     options |= {"fill": fill, "flip": flip}
     g = g.astype(result)  # to which bias may have contributed, which a block does not see
     face = _layer(given["x"], given["w"], bias, result, options, method=method, dtype=_sum_dtype(result))
@@ -434,38 +481,41 @@ class Face:
     """A call of the core for the whole arrays, and how it is called for a block of them."""
 
     name: str
-    call: Callable
-    vjp: Callable | None
+    call: Callable[..., Any]
+    vjp: Callable[..., Any] | None  # None where there are no gradients
     form: Any  # Problem or Contraction
-    axes: tuple  # of x, that the kernel slides along
-    shape: tuple  # of the result
+    axes: Shape  # of x, that the kernel slides along
+    shape: Shape  # of the result
     pads: str  # the name of its argument that takes (lo, hi) pairs
-    options: dict
+    options: dict[str, Any]
     batched: bool = False  # whether the kernel has the batch axes too
     channels: int | None = None  # the axis of channels
 
-    def keywords(self, blocks):
+    def keywords(self, blocks: Sequence[Block]) -> dict[str, Any]:
         return {self.pads: tuple(blocks[axis].padding for axis in self.axes), **self.options}
 
-    def paired(self, k):
+    def paired(self, k: Any) -> list[int]:
         """Batch axes along which each block has a kernel of its own."""
         axes = range(k.ndim) if self.batched else ()
         return [axis for axis in axes if axis not in self.axes and k.shape[axis] > 1]
 
-    def span(self, t):
+    def span(self, t: int) -> int:
         return problem.spans(self.form.kernel[t : t + 1], self.form.dilation[t : t + 1])[0]
 
-    def kernel(self, k, blocks):
+    def kernel(self, k: NDArray[Any], blocks: Sequence[Block]) -> NDArray[Any]:
         return k[tuple(block.part or slice(None) for block in blocks)] if self.batched else k
 
-    def result(self, x, blocks, k, *more):
+    def result(self, x: NDArray[Any], blocks: Sequence[Block], k: NDArray[Any], *more: Any) -> NDArray[Any]:
         return self.call(x, *(self.kernel(a, blocks) for a in (k, *more)), **self.keywords(blocks))
 
-    def gradient(self, which, blocks, *arrays, **rule):
+    def gradient(self, which: int, blocks: Sequence[Block], *arrays: Any, **rule: Any) -> Any:
         need = tuple(i == which for i in range(3 if self.channels is not None else 2))
+        assert self.vjp is not None
         return self.vjp(*arrays, need=need, **self.keywords(blocks) | rule)[which]
 
-    def input_gradient(self, dtype, x_dtype, g, blocks, k):
+    def input_gradient(
+        self, dtype: DType, x_dtype: DType, g: NDArray[Any], blocks: Sequence[Block], k: NDArray[Any]
+    ) -> NDArray[Any]:
         """Of one block of x, from the part `g` of the result that reads it; the values of x have no part in it."""
         shape = tuple(block.outputs for block in blocks)
         if 0 in g.shape or 0 in shape:
@@ -473,7 +523,9 @@ class Face:
         x = np.broadcast_to(np.zeros((), x_dtype), shape)
         return self.gradient(0, blocks, g, x, self.kernel(k, blocks), boundary="constant")  # others are folded later
 
-    def kernel_gradient(self, k_dtype, k_shape, dtype, x, blocks, g):
+    def kernel_gradient(
+        self, k_dtype: DType, k_shape: Shape, dtype: DType, x: NDArray[Any], blocks: Sequence[Block], g: NDArray[Any]
+    ) -> NDArray[Any]:
         """What one block adds to the gradient of the kernel; the values of the kernel have no part in it."""
         k = self.kernel(np.broadcast_to(np.zeros((), k_dtype), k_shape), blocks)
         if 0 in g.shape:
@@ -481,7 +533,7 @@ class Face:
         return self.gradient(1, blocks, g, x, k)
 
 
-def _signal(face, x, k, out, **options):
+def _signal(face: str, x: Any, k: Any, out: Any, **options: Any) -> da.Array:
     _no_out(out)
     x, k = _arrays(x=x, k=k)
     plan = planner.resolve_options(face, x, k, tuple(options[name] for name in planner.OPTIONS))
@@ -489,19 +541,28 @@ def _signal(face, x, k, out, **options):
     return _result(_signal_face(face, plan.problem, method=method, dtype=options["dtype"]), x, k)
 
 
-def _signal_face(name, p, **options):
+def _signal_face(name: str, p: problem.Problem, **options: Any) -> Face:
     options |= {"axes": p.axes, "boundary": p.boundary, "fill": p.fill, "stride": p.stride, "dilation": p.dilation}
     call, vjp = getattr(signal, name), getattr(gradients, name + "_vjp")
     return Face(name, call, vjp, p, p.axes, p.out_shape, "mode", options, p.k_batched)
 
 
-def _of_all(form, method):
+def _of_all(form: Contraction, method: str) -> str:
     """The method for all blocks, if `auto` runs the whole directly; else each chooses for itself."""
     chosen, _ = planner.choose(form, method, isa.LEVEL)
     return "direct" if chosen == "direct" else method
 
 
-def _layer(x, w, bias, result, options, *, method, dtype):
+def _layer(
+    x: da.Array,
+    w: da.Array,
+    bias: da.Array | None,
+    result: DType,
+    options: dict[str, Any],
+    *,
+    method: str,
+    dtype: DTypeLike | None,
+) -> Face:
     form, unbatched = contraction.layer(x.shape, w.shape, None if bias is None else bias.shape, result, **options)
     axes = tuple(range(x.ndim - form.rank, x.ndim))
     shape = nn.result_shape(form, unbatched)
@@ -512,7 +573,9 @@ def _layer(x, w, bias, result, options, *, method, dtype):
     )
 
 
-def _signal_vjp(name, g, x, k, method, dtype, need, fill, **options):
+def _signal_vjp(
+    name: str, g: Any, x: Any, k: Any, method: str, dtype: Any, need: Any, fill: Any, **options: Any
+) -> Gradients:
     g, x, k = _arrays(g=g, x=x, k=k)
     need = gradients.needed(need, name, ("x", "k"))
     given, fill, result = _cast(name, g, dtype, fill, x=x, k=k)
@@ -523,7 +586,7 @@ def _signal_vjp(name, g, x, k, method, dtype, need, fill, **options):
     return _gradients(face, g, given["x"], given["k"], need)
 
 
-def _arrays(**given):
+def _arrays(**given: Any) -> list[Any]:
     """Each as a dask array, or None; ValueError for chunks of unknown size."""
     arrays = []
     for name, a in given.items():
@@ -538,12 +601,12 @@ def _arrays(**given):
     return arrays
 
 
-def _no_out(out):
+def _no_out(out: Any) -> None:
     if out is not None:
         raise TypeError("a lazy result takes no out; dask.array.store(y, out) computes it and writes it there")
 
 
-def _cast(name, g, dtype, fill, **given):
+def _cast(name: str, g: da.Array, dtype: Any, fill: Any, **given: Any) -> tuple[dict[str, Any], Any, DType]:
     """(arrays by name, cast to `dtype` if given; `fill` as the face itself casts it; dtype of the gradients)."""
     forward, result = gradients.dtypes(name, dtype, g.dtype, **{role: a.dtype for role, a in given.items()})
     if dtype is not None:
@@ -551,7 +614,7 @@ def _cast(name, g, dtype, fill, **given):
     return given, problem.fill_scalar(fill, forward), result
 
 
-def _sum_dtype(dtype):
+def _sum_dtype(dtype: DType) -> DType | None:
     """What parts of a gradient are computed in before they are added: the `dtype` of a call, None for its own."""
     return np.dtype(np.float32) if dtype == np.float16 else None
 
@@ -565,12 +628,12 @@ class Block:
 
     outputs: int  # its length
     length: int  # of what it reads
-    reads: tuple  # of (chunk, slice of it or None for all of it, slice of what is read), which make up that length
-    padding: tuple = (0, 0)  # in samples, of what is read
+    reads: Reads  # (chunk, slice of it or None for all of it, slice of what is read), which make up that length
+    padding: tuple[int, int] = (0, 0)  # in samples, of what is read
     part: Any = None  # of the kernel: a slice, None for all of it; where gradients are folded, the places they go to
 
 
-def _reads(index, chunks):
+def _reads(index: NDArray[Any], chunks: Shape) -> Reads:
     """How the samples `index` of an axis in `chunks` are copied one after the other: by slices of constant step."""
     ends = np.cumsum(chunks)
     chunk = np.searchsorted(ends, index, side="right")
@@ -591,7 +654,7 @@ def _reads(index, chunks):
     return tuple(reads)
 
 
-def _cuts(chunks, place, n, most):
+def _cuts(chunks: Shape, place: Callable[[int], int], n: int, most: int) -> list[int]:
     """Ends of the blocks of a result of length `n`: where chunks end, and every `most` samples past x's own ends.
 
     `place` is the first position of the result that belongs to a sample of x or to a later one.
@@ -604,7 +667,7 @@ def _cuts(chunks, place, n, most):
     return [0, *sorted({end for end in ends if 0 < end < n}), n]
 
 
-def _windows(face, t, chunks):
+def _windows(face: Face, t: int, chunks: Shape) -> list[Block]:
     """Blocks of the result along kernel axis `t` of x."""
     form = face.form
     n, m, s, (lo, hi), rule = form.size[t], form.out_size[t], form.stride[t], form.padding[t], form.boundary[t]
@@ -623,7 +686,7 @@ def _windows(face, t, chunks):
     return blocks
 
 
-def _slabs(lengths, chunks, part=False):
+def _slabs(lengths: Shape, chunks: Shape, part: bool = False) -> list[Block]:
     """Blocks of `lengths` along an axis without kernel, each from the same samples in `chunks` or the only one."""
     blocks, start = [], 0
     alone = sum(chunks) == 1
@@ -635,12 +698,12 @@ def _slabs(lengths, chunks, part=False):
     return blocks
 
 
-def _all(chunks, outputs):
+def _all(chunks: Shape, outputs: int) -> list[Block]:
     """One block that reads a whole axis."""
     return [Block(outputs, sum(chunks), _reads(np.arange(sum(chunks)), chunks))]
 
 
-def _blocks(face, x, k):
+def _blocks(face: Face, x: da.Array, k: da.Array) -> list[list[Block]]:
     """Of the result, along each axis of x."""
     axes = []
     for axis, chunks in enumerate(x.chunks):
@@ -654,7 +717,7 @@ def _blocks(face, x, k):
     return axes
 
 
-def _touched(face, t, cuts, chunks):
+def _touched(face: Face, t: int, cuts: Sequence[int], chunks: Shape) -> list[Block]:
     """Blocks of the gradient of x along kernel axis `t`, read from the gradient of the result in `chunks`.
 
     `cuts` are the ends of the blocks, counted from the first sample that the result reads.
@@ -669,7 +732,7 @@ def _touched(face, t, cuts, chunks):
     return blocks
 
 
-def _folds(to, chunks, given):
+def _folds(to: NDArray[Any], chunks: Shape, given: Shape) -> list[Block]:
     """Blocks of an axis in `chunks`, each from the samples, in chunks `given`, that `to` sends there; -1 is nowhere."""
     blocks, start = [], 0
     for length in chunks:
@@ -682,7 +745,7 @@ def _folds(to, chunks, given):
 # --- how it is computed: graphs ---------------------------------------------------------------------------------------
 
 
-def _run(call, dtype, blocks, *arrays):
+def _run(call: Callable[..., NDArray[Any]], dtype: DType, blocks: Sequence[Block], *arrays: Any) -> NDArray[Any]:
     """``call(x, blocks, *others)`` with the pieces of x put together; they come first among `arrays`."""
     places = list(product(*([to for _, _, to in block.reads] for block in blocks)))
     shape = tuple(block.length for block in blocks)
@@ -697,15 +760,18 @@ def _run(call, dtype, blocks, *arrays):
         return call(x, blocks, *others)
 
 
-def _cut(chunk, cuts):
+def _cut(chunk: NDArray[Any], cuts: Any) -> NDArray[Any]:
     """A piece of a chunk: a copy if it is small, so that it does not keep the whole chunk in memory."""
     piece = chunk[cuts]
     return piece if 2 * piece.size > chunk.size else piece.copy()
 
 
-def _tasks(name, x, axes, call, *others):
+def _tasks(
+    name: str, x: da.Array, axes: Sequence[list[Block]], call: Callable[..., NDArray[Any]], *others: Any
+) -> dict[Any, Any]:
     """The graph of ``call(part of x, blocks, *others)`` for every block; `others` are keys, or made from its place."""
-    graph, parts = {}, {}
+    graph: dict[Any, Any] = {}
+    parts: dict[str, Any] = {}
     for place in product(*(range(len(blocks)) for blocks in axes)):
         blocks = tuple(along[i] for along, i in zip(axes, place, strict=True))
         keys = []
@@ -724,22 +790,22 @@ def _tasks(name, x, axes, call, *others):
     return graph
 
 
-def _array(name, graph, sources, chunks, dtype):
+def _array(name: str, graph: Any, sources: Any, chunks: tuple[Shape, ...], dtype: DType) -> da.Array:
     graph = HighLevelGraph.from_collections(name, graph, dependencies=sources)
     return da.Array(graph, name, chunks, meta=np.empty((0,) * len(chunks), dtype))
 
 
-def _chunks(axes):
+def _chunks(axes: Sequence[list[Block]]) -> tuple[Shape, ...]:
     return tuple(tuple(block.outputs for block in blocks) for blocks in axes)
 
 
-def _whole(k):
+def _whole(k: da.Array) -> tuple[da.Array, Any]:
     """(`k` in one chunk, its key)."""
     k = k.rechunk(-1)
     return k, (k.name, *(0,) * k.ndim)
 
 
-def _result(face, x, k, *more):
+def _result(face: Face, x: da.Array, k: da.Array, *more: Any) -> da.Array:
     axes = _blocks(face, x, k)
     name = f"{face.name}-{tokenize(face, x, k, more)}"
     sources, keys = zip(*(_whole(a) for a in (k, *more)), strict=True)
@@ -747,12 +813,12 @@ def _result(face, x, k, *more):
     return _array(name, graph, (x, *sources), _chunks(axes), face.form.dtype)
 
 
-def _gradients(face, g, x, k, need):
+def _gradients(face: Face, g: da.Array, x: da.Array, k: da.Array, need: Any) -> Gradients:
     gx, gk = need
     return _input_gradient(face, g, x, k) if gx else None, _kernel_gradient(face, g, x, k) if gk else None
 
 
-def _input_gradient(face, g, x, k):
+def _input_gradient(face: Face, g: da.Array, x: da.Array, k: da.Array) -> da.Array:
     """Of the chunks of x; where a rule repeats samples, of those of the extended x, and then folded."""
     form, dtype = face.form, face.form.dtype
     sums = _sum_dtype(dtype) or dtype
@@ -767,7 +833,7 @@ def _input_gradient(face, g, x, k):
             if rule == "constant" or (lo <= 0 and read - lo <= n):
                 cuts = [lo, *(lo + int(end) for end in np.cumsum(chunks))]
             else:
-                cuts = _cuts(chunks, lambda sample, lo=lo: sample + lo, read, max(span, *chunks))
+                cuts = _cuts(chunks, partial(add, lo), read, max(span, *chunks))
                 folds[axis] = source(np.arange(read) - lo, n, rule)
             axes.append(_touched(face, t, cuts, from_g))
         elif axis == face.channels:
@@ -789,13 +855,13 @@ def _input_gradient(face, g, x, k):
     return gx.astype(dtype)
 
 
-def _fold(axes, g, blocks):
+def _fold(axes: Sequence[int], g: NDArray[Any], blocks: Sequence[Block]) -> NDArray[Any]:
     for axis in axes:
         g = planner.fold_axis(g, axis, blocks[axis].part, blocks[axis].outputs)
     return g
 
 
-def _kernel_gradient(face, g, x, k):
+def _kernel_gradient(face: Face, g: da.Array, x: da.Array, k: da.Array) -> da.Array:
     """A partial gradient for each block of the result, and their sum by a tree."""
     axes = _blocks(face, x, k)
     g = g.rechunk(_chunks(axes))
@@ -804,10 +870,10 @@ def _kernel_gradient(face, g, x, k):
     name = f"{face.name}-gk-{tokenize(face, g, x, k.dtype, k.chunks)}"
     graph = _tasks(f"{name}-part", x, axes, call, lambda place: (g.name, *place))
     paired = face.paired(k)
-    chunks = [(n,) for n in k.shape]
+    chunks: list[Shape] = [(n,) for n in k.shape]
     for axis in paired:
         chunks[axis] = _chunks(axes)[axis]
-    parts = {}
+    parts: dict[Any, list[Any]] = {}
     for place in product(*(range(len(blocks)) for blocks in axes)):
         kept = tuple(place[axis] if axis in paired else 0 for axis in range(k.ndim))
         parts.setdefault(kept, []).append((f"{name}-part", *place))
@@ -821,7 +887,7 @@ def _kernel_gradient(face, g, x, k):
     return _array(name, graph, (x, g), tuple(chunks), dtype)
 
 
-def _total(dtype, *parts):
+def _total(dtype: DType | None, *parts: Any) -> NDArray[Any]:
     """Their sum in the order given, at last as `dtype`."""
     total = np.array(parts[0])
     for part in parts[1:]:
@@ -829,7 +895,7 @@ def _total(dtype, *parts):
     return total if dtype is None else total.astype(dtype, copy=False)
 
 
-def _bias_gradient(g, rank, dtype):
+def _bias_gradient(g: da.Array, rank: int, dtype: DType) -> da.Array:
     channels = g.ndim - rank - 1
     sums = _sum_dtype(dtype) or dtype
     axes = tuple(axis for axis in range(g.ndim) if axis != channels)

@@ -292,7 +292,7 @@ class ByValue:
         return self.passes.factor(k, self.exact, self.most)
 
     def pack(self, k: Array) -> Array:
-        factors = self.factor(k)
+        factors: Array | None = self.factor(k)
         if factors is None:
             raise ValueError(f"method='separable' cannot serve this call: {UNSUITED}")
         return factors
@@ -775,7 +775,7 @@ class Winograd:
         work = tiles * rows * images * 16, tiles * images, tiles * rows, rows * images
         times = tuning.WINOGRAD.values()
         parts = 4 if form.dtype.kind == "c" else 1
-        entry = parts * form.groups * sum(map(mul, work, times)) / tuning.RATE[row.element][level]
+        entry: float = parts * form.groups * sum(map(mul, work, times)) / tuning.RATE[row.element][level]
         return tuning.CALL + form.batch * entry
 
     @staticmethod

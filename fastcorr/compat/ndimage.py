@@ -62,7 +62,7 @@ def correlate(
     origin: int | Sequence[int] = 0,
     *,
     axes: int | Iterable[int] | None = None,
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.ndimage.correlate: `input` against the conjugate of `weights`.
 
     Parameters
@@ -124,7 +124,7 @@ def convolve(
     origin: int | Sequence[int] = 0,
     *,
     axes: int | Iterable[int] | None = None,
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.ndimage.convolve: `correlate` with the weights flipped and not conjugated.
 
     Parameters
@@ -160,7 +160,7 @@ def correlate1d(
     mode: str = "reflect",
     cval: complex = 0.0,
     origin: int = 0,
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.ndimage.correlate1d: every line along one axis against the same weights.
 
     Parameters
@@ -205,7 +205,7 @@ def convolve1d(
     mode: str = "reflect",
     cval: complex = 0.0,
     origin: int = 0,
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.ndimage.convolve1d: `correlate1d` with the weights flipped and not conjugated.
 
     Parameters
@@ -232,7 +232,9 @@ def convolve1d(
     return _filter1d("convolve", input, weights, axis, output, mode, cval, origin)
 
 
-def _filter(face: str, input: Any, weights: Any, output: Any, mode: Any, cval: Any, origin: Any, axes: Any) -> NDArray:
+def _filter(
+    face: str, input: Any, weights: Any, output: Any, mode: Any, cval: Any, origin: Any, axes: Any
+) -> NDArray[Any]:
     input, weights = _data(input, cval), np.asarray(weights)
     acting = _axes(axes, input.ndim)
     if weights.ndim != len(acting) or weights.size == 0:
@@ -249,14 +251,14 @@ def _filter(face: str, input: Any, weights: Any, output: Any, mode: Any, cval: A
 
 def _filter1d(
     face: str, input: Any, weights: Any, axis: Any, output: Any, mode: Any, cval: Any, origin: Any
-) -> NDArray:
+) -> NDArray[Any]:
     input, weights = _data(input, cval), np.asarray(weights)
     if weights.ndim != 1 or weights.size == 0:
         raise RuntimeError(f"no filter weights given: weights must be 1-D and not empty, its shape is {weights.shape}")
     return _run(face, input, weights, (normalize_axis_index(axis, input.ndim),), output, mode, cval, (origin,))
 
 
-def _data(input: Any, cval: Any) -> NDArray:
+def _data(input: Any, cval: Any) -> NDArray[Any]:
     input = np.asarray(input)
     if np.iscomplexobj(cval) and input.dtype.kind != "c":
         raise ValueError(f"Cannot provide a complex-valued cval when the input is real: {cval!r}")
@@ -265,14 +267,14 @@ def _data(input: Any, cval: Any) -> NDArray:
 
 def _run(
     face: str,
-    input: NDArray,
-    weights: NDArray,
+    input: NDArray[Any],
+    weights: NDArray[Any],
     axes: tuple[int, ...],
     output: Any,
     mode: str,
     cval: Any,
     origins: tuple[int, ...],
-) -> NDArray:
+) -> NDArray[Any]:
     """`weights` on `axes` of `input` by the core's `face`, into `output`."""
     if mode not in _BOUNDARIES:
         raise RuntimeError(f"boundary mode not supported: {mode!r} is not one of {', '.join(map(repr, _BOUNDARIES))}")
@@ -296,7 +298,9 @@ def _run(
     return output
 
 
-def _slabs(input: NDArray, axes: tuple[int, ...], output: NDArray, computed: np.dtype) -> Iterator[tuple[Any, NDArray]]:
+def _slabs(
+    input: NDArray[Any], axes: tuple[int, ...], output: NDArray[Any], computed: np.dtype
+) -> Iterator[tuple[Any, NDArray[Any]]]:
     """(where, data) of the parts to filter one by one: everything at once, or what is converted within the cache.
 
     Conversion costs as much as a short filter: of integers from float64, which takes an array of its own, and of data
@@ -325,7 +329,7 @@ def _options(
     fill: complex,
     origins: tuple[int, ...],
     shape: tuple[int, ...],
-    dtype: np.dtype | None,
+    dtype: np.dtype[Any] | None,
 ) -> tuple[Any, ...]:
     """All options of the core, in order; kept, because it finds a repeated call again by their addresses."""
     for axis, n, origin in zip(axes, shape, origins, strict=True):
@@ -338,14 +342,14 @@ def _options(
     return "same", axes, boundary, fill, anchor, 1, 1, "auto", dtype
 
 
-def _whole(a: NDArray) -> bool:
+def _whole(a: NDArray[Any]) -> bool:
     """Whether all are whole numbers that an int64 holds."""
     if a.dtype.kind in "biu":
         return True
     return a.dtype.kind == "f" and bool(((a == np.rint(a)) & (abs(a) < 2.0**63)).all())
 
 
-def _output(output: Any, input: NDArray, complex_result: bool) -> NDArray:
+def _output(output: Any, input: NDArray[Any], complex_result: bool) -> NDArray[Any]:
     """The array that the argument `output` asks for."""
     if output is None:
         dtype = np.promote_types(input.dtype, np.complex64) if complex_result else input.dtype.newbyteorder("=")
@@ -406,7 +410,7 @@ def gaussian_filter1d(
     truncate: float = 4.0,
     *,
     radius: int | None = None,
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.ndimage.gaussian_filter1d: every line along one axis under a Gaussian or one of its derivatives.
 
     Parameters
@@ -473,7 +477,7 @@ def gaussian_filter(
     *,
     radius: int | Sequence[int] | None = None,
     axes: int | Iterable[int] | None = None,
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.ndimage.gaussian_filter: `gaussian_filter1d` along one axis after the other.
 
     Parameters
@@ -526,7 +530,7 @@ def prewitt(
     output: Output = None,
     mode: str | Sequence[str] = "reflect",
     cval: complex = 0.0,
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.ndimage.prewitt: differences along one axis, sums of three along all others.
 
     Parameters
@@ -564,7 +568,7 @@ def sobel(
     output: Output = None,
     mode: str | Sequence[str] = "reflect",
     cval: complex = 0.0,
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.ndimage.sobel: differences along one axis, sums weighted 1, 2, 1 along all others.
 
     Parameters
@@ -592,7 +596,7 @@ def sobel(
     return _differences(input, [1, 2, 1], axis, output, mode, cval)
 
 
-def _differences(input: Any, smooth: list[int], axis: int, output: Any, mode: Any, cval: Any) -> NDArray:
+def _differences(input: Any, smooth: list[int], axis: int, output: Any, mode: Any, cval: Any) -> NDArray[Any]:
     input = np.asarray(input)
     axis = normalize_axis_index(axis, input.ndim)
     modes = _sequence("mode", mode, input.ndim)
@@ -601,7 +605,9 @@ def _differences(input: Any, smooth: list[int], axis: int, output: Any, mode: An
     return _passes(input, steps, _output(output, input, input.dtype.kind == "c"), cval)
 
 
-def _passes(input: NDArray, steps: Sequence[tuple[int, ArrayLike, str]], output: NDArray, cval: Any) -> NDArray:
+def _passes(
+    input: NDArray[Any], steps: Sequence[tuple[int, ArrayLike, str]], output: NDArray[Any], cval: Any
+) -> NDArray[Any]:
     """`input` under one `correlate1d` after the other, each (axis, weights, mode)."""
     if not steps:
         output[...] = input
@@ -612,7 +618,7 @@ def _passes(input: NDArray, steps: Sequence[tuple[int, ArrayLike, str]], output:
 
 def generic_laplace(
     input: ArrayLike,
-    derivative2: Callable[..., NDArray],
+    derivative2: Callable[..., NDArray[Any]],
     output: Output = None,
     mode: str | Sequence[str] = "reflect",
     cval: complex = 0.0,
@@ -620,7 +626,7 @@ def generic_laplace(
     extra_keywords: Mapping[str, Any] | None = None,
     *,
     axes: int | Iterable[int] | None = None,
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.ndimage.generic_laplace: the sum of a second derivative along each axis.
 
     Parameters
@@ -669,7 +675,7 @@ def laplace(
     cval: complex = 0.0,
     *,
     axes: int | Iterable[int] | None = None,
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.ndimage.laplace: the sum of second differences 1, -2, 1 along each axis.
 
     Parameters
@@ -694,7 +700,7 @@ def laplace(
     array([ 0,  1, -2,  1,  0])
     """
 
-    def second(input: NDArray, axis: int, output: Output, mode: str, cval: complex) -> NDArray:
+    def second(input: NDArray[Any], axis: int, output: Output, mode: str, cval: complex) -> NDArray[Any]:
         return correlate1d(input, [1, -2, 1], axis, output, mode, cval)
 
     return _over_axes(input, second, output, mode, cval, (), None, axes)
@@ -709,7 +715,7 @@ def gaussian_laplace(
     *,
     axes: int | Iterable[int] | None = None,
     **kwargs: Any,
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.ndimage.gaussian_laplace: the sum of second derivatives under a Gaussian.
 
     Parameters
@@ -743,7 +749,7 @@ def gaussian_laplace(
 
 def generic_gradient_magnitude(
     input: ArrayLike,
-    derivative: Callable[..., NDArray],
+    derivative: Callable[..., NDArray[Any]],
     output: Output = None,
     mode: str | Sequence[str] = "reflect",
     cval: complex = 0.0,
@@ -751,7 +757,7 @@ def generic_gradient_magnitude(
     extra_keywords: Mapping[str, Any] | None = None,
     *,
     axes: int | Iterable[int] | None = None,
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.ndimage.generic_gradient_magnitude: the root of the sum of squares of a derivative along each axis.
 
     Parameters
@@ -790,7 +796,7 @@ def gaussian_gradient_magnitude(
     *,
     axes: int | Iterable[int] | None = None,
     **kwargs: Any,
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.ndimage.gaussian_gradient_magnitude: the length of the gradient under a Gaussian.
 
     Parameters
@@ -822,13 +828,15 @@ def gaussian_gradient_magnitude(
     return _over_axes(input, derivative, output, mode, cval, (), kwargs, axes, magnitude=True)
 
 
-def _derivative(order: int, sigma: Any, input: ArrayLike, axes: Any) -> Callable[..., NDArray]:
+def _derivative(order: int, sigma: Any, input: ArrayLike, axes: Any) -> Callable[..., NDArray[Any]]:
     """That of `order` along one axis, smoothed along all `axes`."""
     ndim = np.ndim(input)
     acting = _axes(axes, ndim)
     sigmas = dict(zip(acting, _sequence("sigma", sigma, len(acting)), strict=True))
 
-    def derivative(input: NDArray, axis: int, output: Output, mode: str, cval: complex, **kwargs: Any) -> NDArray:
+    def derivative(
+        input: NDArray[Any], axis: int, output: Output, mode: str, cval: complex, **kwargs: Any
+    ) -> NDArray[Any]:
         orders = [order if a == axis else 0 for a in range(ndim)]
         return gaussian_filter(input, [sigmas.get(a, 0) for a in range(ndim)], orders, output, mode, cval, **kwargs)
 
@@ -837,7 +845,7 @@ def _derivative(order: int, sigma: Any, input: ArrayLike, axes: Any) -> Callable
 
 def _over_axes(
     input: Any,
-    derivative: Callable[..., NDArray],
+    derivative: Callable[..., NDArray[Any]],
     output: Any,
     mode: Any,
     cval: Any,
@@ -845,7 +853,7 @@ def _over_axes(
     keywords: Mapping[str, Any] | None,
     axes: Any,
     magnitude: bool = False,
-) -> NDArray:
+) -> NDArray[Any]:
     """The sum over `axes` of a derivative, or the root of that of its squares."""
     input = np.asarray(input)
     output = _output(output, input, input.dtype.kind == "c")

@@ -1,6 +1,7 @@
 """numpy.correlate and numpy.convolve: 1-D, the longer array is the data whichever comes first."""
 
 from operator import index
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +13,7 @@ __all__ = ["convolve", "correlate"]
 _MODES = ("valid", "same", "full")  # numpy takes the index as well
 
 
-def correlate(a: ArrayLike, v: ArrayLike, mode: str | int = "valid") -> NDArray:
+def correlate(a: ArrayLike, v: ArrayLike, mode: str | int = "valid") -> NDArray[Any]:
     """numpy.correlate: ``c[n] = sum over k of a[n + k] * conj(v[k])``.
 
     Parameters
@@ -49,7 +50,7 @@ def correlate(a: ArrayLike, v: ArrayLike, mode: str | int = "valid") -> NDArray:
     return core.correlate(data, kernel, mode)
 
 
-def convolve(a: ArrayLike, v: ArrayLike, mode: str | int = "full") -> NDArray:
+def convolve(a: ArrayLike, v: ArrayLike, mode: str | int = "full") -> NDArray[Any]:
     """numpy.convolve: ``c[n] = sum over k of a[k] * v[n - k]``.
 
     Parameters
@@ -83,7 +84,7 @@ def convolve(a: ArrayLike, v: ArrayLike, mode: str | int = "full") -> NDArray:
     return core.convolve(data, kernel, _mode(mode))
 
 
-def _vector(name: str, a: NDArray) -> NDArray:
+def _vector(name: str, a: NDArray[Any]) -> NDArray[Any]:
     if a.ndim != 1:
         raise ValueError(f"{name} must be 1-D, its shape is {a.shape}")
     if a.size == 0:

@@ -27,7 +27,7 @@ _BOUNDARIES = {
 }
 
 
-def correlate(in1: ArrayLike, in2: ArrayLike, mode: str = "full", method: str = "auto") -> NDArray:
+def correlate(in1: ArrayLike, in2: ArrayLike, mode: str = "full", method: str = "auto") -> NDArray[Any]:
     """scipy.signal.correlate: `in1` against the conjugate of `in2`, arrays of any one rank.
 
     Parameters
@@ -68,7 +68,7 @@ def correlate(in1: ArrayLike, in2: ArrayLike, mode: str = "full", method: str = 
     return _combine(np.asarray(in1), np.asarray(in2), mode, method, True)
 
 
-def convolve(in1: ArrayLike, in2: ArrayLike, mode: str = "full", method: str = "auto") -> NDArray:
+def convolve(in1: ArrayLike, in2: ArrayLike, mode: str = "full", method: str = "auto") -> NDArray[Any]:
     """scipy.signal.convolve: the product of polynomials, in any number of variables.
 
     Parameters
@@ -98,7 +98,7 @@ def convolve(in1: ArrayLike, in2: ArrayLike, mode: str = "full", method: str = "
     return _combine(np.asarray(in1), np.asarray(in2), mode, method, False)
 
 
-def fftconvolve(in1: ArrayLike, in2: ArrayLike, mode: str = "full", axes: Any = None) -> NDArray:
+def fftconvolve(in1: ArrayLike, in2: ArrayLike, mode: str = "full", axes: Any = None) -> NDArray[Any]:
     """scipy.signal.fftconvolve: `convolve` in floating point along some axes; the others broadcast.
 
     It need not be a Fourier transform: what is faster is taken, and a NaN or Inf stays local.
@@ -135,7 +135,7 @@ def fftconvolve(in1: ArrayLike, in2: ArrayLike, mode: str = "full", axes: Any = 
     return _floating(np.asarray(in1), np.asarray(in2), mode, axes)
 
 
-def oaconvolve(in1: ArrayLike, in2: ArrayLike, mode: str = "full", axes: Any = None) -> NDArray:
+def oaconvolve(in1: ArrayLike, in2: ArrayLike, mode: str = "full", axes: Any = None) -> NDArray[Any]:
     """scipy.signal.oaconvolve: here the same as `fftconvolve`, which works on overlapping blocks already.
 
     Parameters
@@ -164,7 +164,7 @@ def oaconvolve(in1: ArrayLike, in2: ArrayLike, mode: str = "full", axes: Any = N
 
 def correlate2d(
     in1: ArrayLike, in2: ArrayLike, mode: str = "full", boundary: str = "fill", fillvalue: ArrayLike = 0
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.signal.correlate2d: pictures, with a rule for what lies past their ends.
 
     Parameters
@@ -206,7 +206,7 @@ def correlate2d(
 
 def convolve2d(
     in1: ArrayLike, in2: ArrayLike, mode: str = "full", boundary: str = "fill", fillvalue: ArrayLike = 0
-) -> NDArray:
+) -> NDArray[Any]:
     """scipy.signal.convolve2d: pictures, with a rule for what lies past their ends.
 
     Parameters
@@ -302,7 +302,7 @@ def _larger_first(n: Iterable[int], m: Iterable[int]) -> bool:
     raise ValueError("For 'valid' mode, one must be at least as large as the other in every dimension")
 
 
-def _check(in1: NDArray, in2: NDArray, mode: str) -> None:
+def _check(in1: NDArray[Any], in2: NDArray[Any], mode: str) -> None:
     for name, array in (("in1", in1), ("in2", in2)):
         if array.size == 0:
             raise ValueError(f"{name} cannot be empty, its shape is {array.shape}")
@@ -310,12 +310,12 @@ def _check(in1: NDArray, in2: NDArray, mode: str) -> None:
         raise ValueError(f"acceptable mode flags are 'valid', 'same', or 'full', not {mode!r}")
 
 
-def _reversed(a: NDArray) -> NDArray:
+def _reversed(a: NDArray[Any]) -> NDArray[Any]:
     """The kernel that makes a convolution of a correlation."""
     return np.flip(a).conj()
 
 
-def _combine(in1: NDArray, in2: NDArray, mode: str, method: str, correlation: bool) -> NDArray:
+def _combine(in1: NDArray[Any], in2: NDArray[Any], mode: str, method: str, correlation: bool) -> NDArray[Any]:
     if in1.ndim != in2.ndim:
         raise ValueError(f"in1 and in2 should have the same dimensionality, not {in1.ndim} and {in2.ndim}")
     if in1.ndim == 0:
@@ -336,7 +336,7 @@ def _combine(in1: NDArray, in2: NDArray, mode: str, method: str, correlation: bo
     return result
 
 
-def _served(method: str, in1: NDArray, in2: NDArray) -> str:
+def _served(method: str, in1: NDArray[Any], in2: NDArray[Any]) -> str:
     """`method`, or "auto" for a dtype that it does not serve: SciPy's names are no promise of how."""
     dtype = np.result_type(in1, in2)
     if dtype.char in "gG" or (method == "fft" and dtype.kind not in "fc"):
@@ -344,7 +344,7 @@ def _served(method: str, in1: NDArray, in2: NDArray) -> str:
     return method
 
 
-def _floating(in1: NDArray, in2: NDArray, mode: str, axes: Any) -> NDArray:
+def _floating(in1: NDArray[Any], in2: NDArray[Any], mode: str, axes: Any) -> NDArray[Any]:
     if in1.ndim != in2.ndim:
         raise ValueError(f"in1 and in2 should have the same dimensionality, not {in1.ndim} and {in2.ndim}")
     if in1.ndim == 0:
@@ -387,7 +387,7 @@ def _named(axes: Any, ndim: int) -> tuple[int, ...]:
     return tuple(a % ndim for a in named)
 
 
-def _float_type(dtype: np.dtype) -> np.dtype:
+def _float_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """What a Fourier transform computes `dtype` in."""
     if dtype.kind in "biu":
         return np.dtype(np.float64)
@@ -395,8 +395,8 @@ def _float_type(dtype: np.dtype) -> np.dtype:
 
 
 def _combine2d(
-    in1: NDArray, in2: NDArray, mode: str, boundary: str, fillvalue: ArrayLike, correlation: bool
-) -> NDArray:
+    in1: NDArray[Any], in2: NDArray[Any], mode: str, boundary: str, fillvalue: ArrayLike, correlation: bool
+) -> NDArray[Any]:
     if in1.ndim != 2 or in2.ndim != 2:
         raise ValueError(f"in1 and in2 must both be 2-D, not {in1.ndim}-D and {in2.ndim}-D")
     _check(in1, in2, mode)
@@ -415,7 +415,7 @@ def _centre(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple((n - 1) // 2 for n in shape)
 
 
-def _fill(fillvalue: ArrayLike, dtype: np.dtype) -> Any:
+def _fill(fillvalue: ArrayLike, dtype: np.dtype[Any]) -> Any:
     fill = np.asarray(fillvalue)
     if fill.size != 1:
         raise ValueError(f"`fillvalue` must be scalar or an array with one element, not {fillvalue!r}")
