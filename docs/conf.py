@@ -1,4 +1,4 @@
-"""Sphinx: ``python -m sphinx -W -n -b html docs docs/_build/html``. It needs no network; the gallery runs at build time.
+"""Sphinx: ``python -m sphinx -W -n -b html docs docs/_build/html``. No network is needed; the gallery runs meanwhile.
 
 `.ci/docs` installs what is needed, builds, and looks for dead links.
 """

@@ -11,7 +11,7 @@ from fastcorr.layers import Conv, LocalConv
 def edges(photo: NDArray[np.float32]) -> NDArray[np.float32]:
     """Nothing is Any that has to be cast: a result is an array of the caller's type."""
     across: NDArray[np.float32] = correlate(photo, [[-1, 0, 1]], "same", boundary=("edge", "reflect"), dtype="float32")
-    down: NDArray[np.float32] = correlate(photo, [[-1], [0], [1]], [(1, 1), (0, 0)], dtype=np.float32, out=across.copy())
+    down: NDArray[np.float32] = correlate(photo, [[-1], [0], [1]], [(1, 1), (0, 0)], dtype="f4", out=0 * across)
     return np.hypot(across, down)
 
 

@@ -24,7 +24,7 @@ down = correlate(photo, sobel.T, "same", boundary="reflect")
 
 def show(*pictures, **options):
     """Pictures with their titles, side by side."""
-    figure, axes = plt.subplots(1, len(pictures), figsize=(10, 4), layout="constrained")
+    _, axes = plt.subplots(1, len(pictures), figsize=(10, 4), layout="constrained")
     for place, (title, picture) in zip(axes, pictures, strict=True):
         place.imshow(picture, **options)
         place.set_title(title)
