@@ -62,7 +62,7 @@ def match_template(
     t : array_like, shape (*m,)
         The template. It acts on the last ``t.ndim`` axes of `x`; the axes before are batch.
     mode, axes, boundary, fill : optional
-        As in `correlate`: windows that reach past the end of `x` see it go on by `boundary`.
+        As in `correlate`: windows that reach past the end of `x` see it go on by that rule.
     mask : array_like, shape of `t`, optional
         Weights of the samples of the template, 0 where it does not matter. Deviations are from the weighted mean and
         are multiplied by the weight, in `t` and in the window (OpenCV's TM_CCOEFF_NORMED with a mask).
