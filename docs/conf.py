@@ -33,7 +33,7 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "gallery", "guide/figures", "sg_execution_times.rst"]
+exclude_patterns = ["_build", "gallery", "guide/figures", "**sg_execution_times.rst", "sg_execution_times.rst"]
 if find_spec("torch") is None:  # it is too large to ask for
     exclude_patterns += ["api/torch.rst"]
 suppress_warnings = ["toc.excluded"]
@@ -74,6 +74,7 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
 }
 
+html_domain_indices = False
 html_theme = "pydata_sphinx_theme"
 html_title = f"fastcorr {release}"
 html_static_path = ["_static"]

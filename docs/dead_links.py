@@ -29,7 +29,8 @@ class Page(HTMLParser):
 
 def dead(root):
     """A line for each link that leads nowhere, and for each file that a reader without network would miss."""
-    pages = {path.resolve(): Page(path) for path in sorted(root.rglob("*.html"))}
+    paths = (path for path in sorted(root.rglob("*.html")) if "_static" not in path.parts)  # templates of the theme
+    pages = {path.resolve(): Page(path) for path in paths}
     for path, page in pages.items():
         for load in page.loads:
             if urlsplit(load).netloc:
