@@ -110,6 +110,22 @@ class Run(SphinxDirective):
         return [shown, output]
 
 
+class Pictures(SphinxDirective):
+    """``GROUP: what it is`` per line: the picture that asv_benchmarks/compare.py made of it, where there is one."""
+
+    has_content = True
+
+    def run(self):
+        shown = []
+        for line in self.content:
+            group, _, title = line.partition(": ")
+            path = f"performance/{group}.svg"
+            self.env.note_dependency(DOCS / path)
+            if (DOCS / path).exists():
+                shown.append(nodes.image(uri=path, alt=f"Times of {title}, each library's in terms of fastcorr's"))
+        return shown
+
+
 def escape_shapes(app, what, name, obj, options, lines):
     """``x : array_like, shape (N, *S)``: the asterisk is no emphasis."""
     for i, line in enumerate(lines):
@@ -120,4 +136,5 @@ def escape_shapes(app, what, name, obj, options, lines):
 
 def setup(app):
     app.add_directive("run", Run)
+    app.add_directive("pictures", Pictures)
     app.connect("autodoc-process-docstring", escape_shapes, priority=100)  # before numpydoc
