@@ -6,17 +6,17 @@
            -> Plan                   planner.py    which method, and why not the others
       -> Runner.run                  _call.pyx     casts, allocates, chooses threads
            -> Plane.run              kernels/<isa>/<element>/plane     the loops; kernels/tile.pxd multiplies
+              Spectrum, Separable                          spectrum, separable
 
     conv, conv_transpose, local_conv and every gradient        nn.py, gradients.py; layers.py keeps weights
       -> Contraction                 contraction.py    which array of <g, conv(x, w)> from the other two
-      -> contract                    planner.py        direct, by Fourier transform, or the definition
-           -> Dense, Weights, Local, Frequency           kernels/<isa>/<element>/dense, weights, local, frequency
+      -> contract                    planner.py        direct, with fewer products, by Fourier transform, or as defined
+           -> Dense, Depth,          kernels/<isa>/<element>/dense, depth, weights, local, winograd, frequency
+              Weights, Local,
+              Winograd, Frequency
 
-match_template                   template.py   a correlation by the path above, over the spread of each window
-  -> Windows                     kernels/<isa>/float64/windows
-
-match_template                   template.py   a correlation by the path above, over the spread of each window
-  -> Windows                     kernels/<isa>/float64/windows
+    match_template                   template.py   a correlation by the first path, over the spread of each window
+      -> Windows                     kernels/<isa>/float64/windows
 
 reference.py is the definition; boundary.py, threads.py and isa.py say how signals go on past their ends, how many
 threads a call may use and which instruction set it runs on.

@@ -57,7 +57,7 @@ def conv(
         'winograd' needs 2.25 times fewer products, for kernels that end in 3 x 3 at stride 1, and rounds otherwise:
         errors stay below ``eps * log2(N) * max|x| * sum|w|``, N being 16 times the channels of a group. 'fft' sums over
         channels per frequency, with the same bound, N the points of a tile. 'auto' takes what is estimated to be the
-        fastest, 'winograd' from about 20 channels on, 'fft' from 32 taps on, and keeps a NaN or an Inf to the outputs
+        fastest, 'winograd' from about 17 channels on, 'fft' for large kernels, and keeps a NaN or an Inf to the outputs
         whose window covers it. Else as in `correlate`.
     dtype : dtype, optional
         Cast `x`, `w` and `bias` to this first. Default ``numpy.result_type(x, w, bias)``.

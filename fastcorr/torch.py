@@ -86,7 +86,7 @@ def correlate(
     x, k : Tensor
         Data and kernel, of any strides; their memory is read where it is.
     mode, axes, boundary, fill, anchor, stride, dilation, method : optional
-        As in `fastcorr.correlate`. Gradients are computed directly where `method` is 'fft'.
+        As in `fastcorr.correlate`. Gradients are computed as by 'auto', unless `method` is 'reference'.
     dtype : torch.dtype, optional
         Cast `x` and `k` to this first. Default: NumPy's promotion of both, in which an int64 beside a float32 makes a
         float64.
