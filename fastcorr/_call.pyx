@@ -95,7 +95,7 @@ cdef class Runner:
             raise ValueError("out is read-only")
         if (
             cnp.PyArray_ISALIGNED(out) and out.dtype.isnative and 0 not in out.strides
-            # Kernels round floating point as they store it. To integers it is NumPy's cast: C leaves overflow undefined.
+            # Kernels round floating point as they store it. To integers NumPy casts: C leaves overflow undefined.
             and (out.dtype == self.problem.dtype or (
                 out.dtype.kind == self.problem.dtype.kind and out.dtype.kind in "fc" and out.dtype.char not in "gG"
             ))
