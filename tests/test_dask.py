@@ -384,7 +384,7 @@ class TestErrors:
             (lambda f, x: f.correlate(x.astype(int), [1], method="fft"), ValueError, "method='fft' cannot serve"),
             (lambda f, x: f.convolve(x.astype(object), [1]), TypeError, "x has dtype object"),
             (lambda f, x: f.conv(x[None], np.ones((1, 2, 3))), ValueError, "x has 1 channels along axis 0"),
-            (lambda f, x: f.conv(x[None], np.ones((1, 1, 3)), method="fft"), ValueError, "method='fft' is not one of"),
+            (lambda f, x: f.conv(x[None], np.ones((1, 1, 3)), method="no"), ValueError, "method='no' is not one of"),
             (
                 lambda f, x: f.correlate_vjp(x, x, [1, 2]),
                 ValueError,

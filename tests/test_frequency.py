@@ -99,7 +99,12 @@ class TestAuto:
                 method, costs = planner.choose(form, "auto", fastcorr.isa.LEVEL)
                 assert method == "fft"
                 assert costs["fft"] < costs["direct"]
-        for x, w in (((1, 64, 56, 56), (64, 64, 3, 3)), ((1, 1, 9000), (1, 1, 31)), ((1, 4, 50), (4, 4, 40))):
+        for x, w in (
+            ((1, 64, 56, 56), (64, 64, 1, 1)),
+            ((1, 8, 56, 56), (8, 8, 3, 3)),
+            ((1, 1, 9000), (1, 1, 31)),
+            ((1, 4, 50), (4, 4, 40)),
+        ):
             assert planner.choose(shared(x, w), "auto", fastcorr.isa.LEVEL)[0] == "direct"
 
     @pytest.mark.parametrize("dtype", FLOATS)
