@@ -200,7 +200,8 @@ def _kernel(t: Array, weights: Array | None, p: Problem, tolerance: float) -> tu
     k = w * d
     for _ in range(2):  # of a window its weighted mean is to be taken away: from the kernel just as well
         k = k - w * (k.sum(axes, keepdims=True) / total)
-    return np.where(flat, 0, k / np.where(flat, 1, norm * np.sqrt(squares))), flat
+    k = np.where(flat, 0, k / np.where(flat, 1, norm * np.sqrt(squares)))
+    return np.ascontiguousarray(k), flat  # of other axes in front it would keep their order, which no kernel does
 
 
 def _largest(x: Array, p: Problem) -> Array:

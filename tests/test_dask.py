@@ -5,10 +5,12 @@ Random calls compare floats of eight decades bit for bit, integers of the full r
 
 import doctest
 import inspect
+import os
 import random
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -313,7 +315,8 @@ class TestSchedulers:
         distributed = pytest.importorskip("distributed")
         want = dask.compute(*self.lazy())
         setup = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-        with distributed.LocalCluster(**setup) as cluster, distributed.Client(cluster) as client:
+        environ = mock.patch.dict(os.environ)  # in which its workers leave OMP_NUM_THREADS behind
+        with environ, distributed.LocalCluster(**setup) as cluster, distributed.Client(cluster) as client:
             assert len(client.run(lambda: __import__("os").getpid()).values()) == 2
             y = client.persist(self.lazy())
             distributed.wait(y)

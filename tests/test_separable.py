@@ -60,7 +60,7 @@ class TestDefinition:
         task = planner.resolve(case.face, x, np.empty(case.k.shape, k_dtype), **options).task
         signless = task.problem.dtype.kind in "ub"  # modulo 2**bits too little is known of a product
         k = product(np.random.default_rng(case.k.seed), case.k.shape, "uint8" if signless else k_dtype).astype(k_dtype)
-        k = laid_out(k, case.k.layout)
+        k = laid_out(np.asarray(k), case.k.layout)
         p, case.options["method"] = task.problem, "separable"
         if p.k_batched or task.k_parts == 2 or sum(n > 1 for n in p.kernel) < 2 or p.dtype.char in "gG":
             with pytest.raises(ValueError, match="'separable' cannot serve this call"):

@@ -453,3 +453,9 @@ def test_a_kernel_for_every_level():
     row = kernels.find("windows", np.dtype(np.float64))
     assert all(kernels.load(row, level).Windows for level in LEVELS)
     assert planner.plan(match_template, np.ones(5), np.ones(2)).method == "direct"
+
+
+def test_masks_and_templates_of_a_batch_whose_axes_come_last():
+    x, t = np.array([[0, 1, 1, 1], [0, 0, 0, 0]]), np.array([[0, 0, 0, 1], [0, 1, 0, 1]])
+    mask = np.array([[0, 0.5, 2, 0.5], [0.5, 2, 0, 0]])
+    np.testing.assert_allclose(match_template(x, t, axes=0, mask=mask), [[0, -1, 0, 0]], atol=1e-9)
