@@ -135,7 +135,7 @@ class Search(Workload):
         x, t = (a.astype(np.longdouble) for a in self.arrays())
         windows = np.lib.stride_tricks.sliding_window_view(x, t.shape)[self.places()].reshape(-1, t.size)
         windows, t = windows - windows.mean(1, keepdims=True), t.ravel() - t.mean()
-        return windows @ t / np.sqrt((windows**2).sum(1) * (t @ t)), np.full(len(windows), 64.0)
+        return windows @ t / np.sqrt((windows**2).sum(1) * (t @ t)), np.full(len(windows), 1000.0)
 
 
 def array_of(result):
