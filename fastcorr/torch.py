@@ -86,7 +86,8 @@ def correlate(
     x, k : Tensor
         Data and kernel, of any strides; their memory is read where it is.
     mode, axes, boundary, fill, anchor, stride, dilation, method : optional
-        As in `fastcorr.correlate`. Gradients are computed as by 'auto', unless `method` is 'reference'.
+        As in `fastcorr.correlate`. Gradients are computed by the same method, or 'auto' where
+        it does not serve them all: 'separable', 'winograd'.
     dtype : torch.dtype, optional
         Cast `x` and `k` to this first. Default: NumPy's promotion of both, in which an int64 beside a float32 makes a
         float64.
@@ -520,7 +521,9 @@ def _face_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     face, shapes, dtype, options = ctx.call
     shapes = _known(shapes)
     call = _resolve(face, shapes, dtype, tuple(options.items()))
-    form, method = call.form, "reference" if options.get("method") == "reference" else "auto"
+    form, method = call.form, options.get("method")
+    if method not in ("direct", "fft", "reference") or not form.rank:  # what serves every derivative
+        method = "auto"
     x, w = ctx.saved_tensors
     if call.conj and w is not None:
         w = w.conj()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import ROOT, random_case, whole
+from common import ROOT, random_case, same_bits, whole
 from layer_cases import FACES as LAYERS
 from layer_cases import random_layer
 
@@ -448,3 +448,13 @@ def test_signatures_are_the_cores():
             (p.name, p.kind, p.default) for p in theirs.parameters.values()
         ]
         assert face in LAYERS or face in ("correlate", "convolve")
+
+
+@pytest.mark.parametrize("method", ["auto", "direct", "fft"])
+def test_gradients_by_the_method_that_is_asked_for(method):
+    rng = np.random.default_rng(0)
+    x, k, g = (rng.standard_normal(shape) for shape in ((90, 100), (30, 31), (61, 70)))
+    tensors = [torch.from_numpy(a).requires_grad_() for a in (x, k)]
+    fct.correlate(*tensors, method=method).backward(torch.from_numpy(g))
+    for tensor, want in zip(tensors, fastcorr.correlate_vjp(g, x, k, method=method), strict=True):
+        assert same_bits(tensor.grad.numpy(), want)
