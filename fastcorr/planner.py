@@ -878,7 +878,7 @@ class Frequencies:
         points, order, seconds, _ = cls._choice(form, level)
         fill = np.asarray(form.fill).astype(row.element)[()]
         rules = [RULES.index(rule) for rule in form.boundary]
-        return kernels.load(row, level).Frequency(form, rules, fill, points, order, seconds)
+        return kernels.load(row, level).Frequency(form, rules, fill, points, order, seconds, tuning.FREQUENCY_PRODUCT)
 
     @staticmethod
     def repair(

@@ -149,7 +149,8 @@ SPECTRUM = {
 }
 
 # A product of two tiles, in terms of one tile there and back (kernels/frequency.pyx). It decides how large tiles are
-# where channels are many.
+# where channels are many. Not calibrated: with it the choice between direct and fft was right, or wrong by 13 %, in 15
+# layers of 1 to 128 channels with all three results (x86_64_v3, idle, 2026-11-25).
 FREQUENCY_PRODUCT = 0.1
 
 # Axis by axis, beside what its products and samples take with the direct method's constants: seconds per line that is

@@ -46,7 +46,6 @@ cdef enum:
 
 cdef double SLAB_SECONDS = 0.01            # between two looks at Ctrl-C
 cdef double ALONE_SECONDS = 1e-4           # less is not worth a parallel region
-cdef double PRODUCT = 0.1                  # a product of two tiles takes so much of a tile there and back
 
 
 cdef struct Array:                         # of the batch, group and channel axes; a row of channels per group
@@ -281,23 +280,24 @@ cdef void run_items(
 cdef class Frequency:
     """One real Contraction in tiles of `points` per spatial axis; `seconds` is an estimate for one tile.
 
-    `rules` are the boundary codes per axis, `fill` is of this build's type.
+    A product of two tiles takes `product` of that. `rules` are the boundary codes per axis, `fill` is of this build's
+    type.
     """
 
     cdef Tile tile
     cdef Job job
-    cdef double seconds
+    cdef double seconds, product
     cdef int rank
     cdef bint transposed, flip
     cdef int order[MAX_AXES]               # the caller's axis behind each of the tile's
     cdef Py_ssize_t kernel[MAX_AXES]       # taps, in the caller's order
 
-    def __cinit__(self, form, rules, fill, points, order, double seconds):
+    def __cinit__(self, form, rules, fill, points, order, double seconds, double product):
         cdef Job* job = &self.job
         cdef int i, axis
         cdef Axis* a
         cdef Py_ssize_t m, span
-        self.rank, self.seconds = form.rank, seconds
+        self.rank, self.seconds, self.product = form.rank, seconds, product
         self.transposed, self.flip = form.result == "x", form.flip
         set_tile(&self.tile, tuple([points[axis] for axis in order]))
         job.weights = form.result == "w"
@@ -437,10 +437,10 @@ cdef class Frequency:
                 self.run_phase(job, DATA, units * (job.ins + job.ahead), 0.5 * self.seconds, threads)
             if job.weights:
                 self.run_phase(
-                    job, PRODUCTS, pairs * pieces_of(job), PRODUCT * self.seconds * units / pieces_of(job), threads
+                    job, PRODUCTS, pairs * pieces_of(job), self.product * self.seconds * units / pieces_of(job), threads
                 )
             else:
-                self.run_phase(job, OUTPUTS, units * job.outs, (0.5 + PRODUCT * job.ins) * self.seconds, threads)
+                self.run_phase(job, OUTPUTS, units * job.outs, (0.5 + self.product * job.ins) * self.seconds, threads)
             job.begin = job.end
         if job.weights:
             self.run_phase(job, LAGS, pairs, 0.5 * self.seconds, threads)

@@ -53,7 +53,7 @@ cdef enum:
     WIDE = MAX_ACC // ROWS     # vectors of each
     NEAR = 2                   # sum |k - product of factors| <= NEAR eps sum |k|
 
-cdef Py_ssize_t RING_BYTES = 192 << 10     # per thread, beside lines in a 512 kB L2 cache; flat within a factor 2
+cdef Py_ssize_t RING_BYTES = 192 << 10     # per thread, beside lines in a 512 kB L2 cache; not tuned
 cdef Py_ssize_t LEAST_STRIP = 64           # lanes: 768 kB for the tallest kernels (SEPARABLE_SPAN of tuning.py)
 cdef double SLAB_SECONDS = 0.01            # between two looks at Ctrl-C
 cdef double UNIT_WORK = 8e6                # multiply-adds per unit, so that threads share evenly
