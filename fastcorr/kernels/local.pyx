@@ -369,11 +369,12 @@ cdef inline const real* some_taps(
 cdef void run_y(const Job* job, const Part* part, Scratch* s) noexcept nogil:
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t c0, c1, t0, t1, t, taps, row, v, r, i, at, apart, batch = part.n1 - part.n0
-    cdef int n, m, vectors = narrowest(batch)
+    cdef int n, vectors = narrowest(batch)
     cdef const real* src[MAX_ROWS]
     cdef real* dst[MAX_ROWS]
     cdef const real* weights
     cdef real* own
+    cdef real* to
     cdef Place place
     c1 = 0
     while c1 < job.channels:
@@ -400,15 +401,18 @@ cdef void run_y(const Job* job, const Part* part, Scratch* s) noexcept nogil:
                         weights = some_taps(
                             job, place.w + v * lane.w + r * job.w_row, n, c0 * job.kernel + t0, t1 - t0, &apart, s
                         )
-                        m = <int>batch if job.few else n
-                        for i in range(m):
-                            dst[i] = own + (r - part.r0) * job.own_row + i * (job.own_batch if job.few else job.own_row)
-                            src[i] = dst[i] if c0 + t0 > 0 else NULL
+                        to = own + (r - part.r0) * job.own_row
                         if job.few:
+                            for i in range(batch):
+                                dst[i] = to + i * job.own_batch
+                                src[i] = dst[i] if c0 + t0 > 0 else NULL
                             transpose(weights, apart, n, t1 - t0, s.wide, MOST_ROWS)
-                            tile(m, narrowest(n), 1, t1 - t0, s.of, 0, s.sums, src, dst, m, False)
+                            tile(<int>batch, narrowest(n), 1, t1 - t0, s.of, 0, s.sums, src, dst, batch, False)
                         else:
-                            tile_apart(m, vectors, t1 - t0, s.tap + t0, at, weights, s.number, apart, src, dst)
+                            tile_apart(
+                                n, vectors, t1 - t0, s.tap + t0, at, weights, s.number, apart,
+                                to if c0 + t0 > 0 else NULL, job.own_row, to, job.own_row,
+                            )
                         r += n
     for row in range(part.rows_of_positions):
         place = find_place(job, part, row)

@@ -41,8 +41,8 @@ from .line cimport Format, all_finite, copy_line, extend, format_of, gather, rea
 from .panel cimport Axis, find_place, image_start
 from .team cimport run_units
 from .tile cimport (
-    CHUNK, LANES, MAX_ACC, MAX_ROWS, always_inline_void, ceil_div, local_vec, real, tile, tile_vectors, vec, vec_load,
-    vec_even, vec_lower, vec_odd, vec_upper,
+    CHUNK, LANES, MAX_ROWS, always_inline_void, ceil_div, local_vec, most_rows, most_vectors, real, tile, tile_vectors,
+    vec, vec_load, vec_even, vec_lower, vec_odd, vec_upper,
 )
 
 cdef extern from "simd.h":
@@ -316,7 +316,7 @@ cdef void multiply(const Job* job, const real* u, Py_ssize_t blocks, Py_ssize_t 
     """The sums of so many blocks of output channels from `u` on, point by point."""
     cdef const real* src[MAX_ROWS]
     cdef real* dst[MAX_ROWS]
-    cdef Py_ssize_t p, t, taps, b, r, k, lane = 0, groups = ceil_div(job.features, MAX_ROWS)
+    cdef Py_ssize_t p, t, taps, b, r, k, lane = 0, groups = ceil_div(job.features, most_rows(job.vectors))
     cdef const real* w
     cdef int i, n, q, widths = 0
     cdef int width[MOST_TILES]
@@ -467,13 +467,12 @@ cdef void lay_out(Job* job, int threads) noexcept:
     """Blocks of tiles and of output channels. None of them changes a bit."""
     cdef Axis* line = &job.axis[job.naxes - 2]
     cdef Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t vectors, most, pad = LINE // <Py_ssize_t>sizeof(real), rows
+    cdef Py_ssize_t vectors, most, pad = LINE // <Py_ssize_t>sizeof(real)
     job.features = max(<Py_ssize_t>LANES, <Py_ssize_t>4)
     job.feature_blocks = ceil_div(job.rows, job.features)
     job.u_point = job.images * job.features + pad
     job.u_block = POINTS * job.u_point
-    rows = ceil_div(job.features, ceil_div(job.features, MAX_ROWS))
-    job.vectors = <int>min(<Py_ssize_t>4, MAX_ACC // rows)
+    job.vectors = min(4, most_vectors(job.features))
     job.tile_lines, job.tile_columns = ceil_div(line.m, 2), ceil_div(lane.m, 2)
     job.tiles = job.places * job.tile_lines * job.tile_columns
     most = min(MOST_LANES, POINT_BYTES // (min(job.images, <Py_ssize_t>CHUNK) * <Py_ssize_t>sizeof(real))) // LANES
