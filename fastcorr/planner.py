@@ -745,8 +745,6 @@ class Winograd:
             return f"{form.dtype} is {'exact, the transform halves' if exact else 'finer than float64'}"
         if form.local:
             return "each output position has kernels of its own"
-        if form.result == "w":
-            return "it serves results and input gradients, not weight gradients"
         if form.kernel[-2:] != (3, 3):
             return f"the kernel is {form.kernel}, the last two axes must have 3 positions each"
         if set(form.stride) != {1} or form.dilation[-2:] != (1, 1):
@@ -785,6 +783,9 @@ class Winograd:
         row = Winograd.row(form)
         fill = np.asarray(form.fill).astype(row.element)[()]
         rules = [RULES.index(rule) for rule in form.boundary]
+        if form.result == "w":
+            module = kernels.load(kernels.find("weights", form.dtype), level)
+            return module.WinogradWeights(form, rules, fill, tuning.RATE[row.element][level])
         return kernels.load(row, level).Winograd(form, rules, fill, tuning.RATE[row.element][level])
 
     @classmethod
@@ -799,7 +800,10 @@ class Winograd:
         count: int | None,
         bad: Array,
     ) -> None:
-        """Computes directly, of each batch entry, what lies between its first and last bad line."""
+        """Computes directly, of each batch entry, what lies between its first and last bad line; all of a w."""
+        if form.result == "w":
+            _run(Layers, form, a, b, bias, out, level, count)
+            return
         step = 2 if form.rank == 2 else 1
         lines: Any = bad.reshape(form.batch, -(-out.shape[3] // step), -1).any(2)
         for n in np.flatnonzero(lines.any(1)):

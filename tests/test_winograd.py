@@ -1,4 +1,4 @@
-"""Winograd's layers: equal to the definition, to themselves under any threads and batch, within their bound, and local.
+"""Winograd's layers and gradients: equal to the definition, the same bits anyhow, within their bound, and local.
 
 Data are integer-valued where results are compared with `np.array_equal`: the transform multiplies by 1, 1/2 and 1/4.
 Budget: 30 seconds.
@@ -19,9 +19,9 @@ DTYPES = ("float16", "float32", "float64", "complex64", "complex128")
 
 
 def forms(x, w, dtype="float32", **options):
-    """The result and the input gradient of a `conv`."""
+    """The result and the gradients of a `conv`."""
     form, _ = layer(x, w, None, np.dtype(dtype), **options)
-    return form, form.input_grad()
+    return form, form.input_grad(), form.weight_grad()
 
 
 def random_options(rng):
@@ -54,10 +54,10 @@ def test_random(dtype, level):
     while done < (4 if dtype.startswith("complex") else 10):
         x, w, options = random_options(rng)
         try:
-            both = forms(x, w, dtype, **options)
+            all_three = forms(x, w, dtype, **options)
         except ValueError:
             continue
-        for form in both:
+        for form in all_three:
             check(form, level, (1, 2))
         done += 1
 
@@ -69,6 +69,9 @@ LARGE = {
     "small-pictures": ((7, 5, 5, 6), (9, 5, 3, 3)),
     "many-images": ((2, 300, 5, 7), (6, 300, 3, 3)),
     "many-rows": ((1, 6, 9, 9), (300, 6, 3, 3)),
+    "many-of-both": ((1, 70, 8, 9), (131, 70, 3, 3)),
+    "patches-of-several-pictures": ((9, 33, 7, 7), (5, 33, 3, 3)),
+    "lines-in-patches": ((1, 66, 61, 40), (3, 66, 3, 3)),
     "rank-3": ((2, 9, 5, 12, 13), (10, 9, 3, 3, 3)),
 }
 
@@ -88,7 +91,7 @@ class TestLarge:
             want = planner.contract(form, a, b, "winograd", bias, level=level, count=1)
             for count in (2, 3, 7):
                 assert same_bits(planner.contract(form, a, b, "winograd", bias, level=level, count=count), want)
-            for some in (slice(0, 1), slice(2, 5)):
+            for some in (slice(0, 1), slice(2, 5)) if form.result != "w" else ():  # which sums over the batch
                 entries = replace(form, batch=some.stop - some.start)
                 got = planner.contract(entries, a[some], b, "winograd", bias, level=level)
                 assert same_bits(got, want[some])
@@ -130,8 +133,8 @@ def test_error(data, channels, dtype, level):
             return wide(rng, shape, dtype, 8 if data.startswith("eight") else 3)
         return (rng.random(shape) if data == "one sign" else 1 + 1e-3 * rng.random(shape)).astype(dtype)
 
-    result, _ = forms((1, channels, 9, 10), (6, channels, 3, 3), dtype, padding=1)
-    _, gradient = forms((1, 6, 9, 10), (channels, 6, 3, 3), dtype, padding=1)
+    result, *_ = forms((1, channels, 9, 10), (6, channels, 3, 3), dtype, padding=1)
+    _, gradient, _ = forms((1, 6, 9, 10), (channels, 6, 3, 3), dtype, padding=1)
     for form in (result, gradient):
         a, b = (make(form.shapes[name]) for name in form.operands)
         fine = replace(form, dtype=np.dtype(np.longdouble))
@@ -142,13 +145,34 @@ def test_error(data, channels, dtype, level):
         assert (np.abs(got - want) <= bound[None]).all()
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [(2, 2), (9, 10), (40, 41)])
+@pytest.mark.parametrize("data", ["eight decades", "three decades", "one sign"])
+def test_error_of_a_weight_gradient(data, size, dtype, level):
+    """At most eps log2(N) max|x| sum|g|, N = 4 points for each position that is summed."""
+    rng = np.random.default_rng(size[0])
+    form = forms((5, 7, *size), (6, 7, 3, 3), dtype, padding=1)[2]
+    make = {"eight decades": lambda *a: wide(rng, *a, 8), "three decades": lambda *a: wide(rng, *a, 3)}
+    make = make.get(data, lambda shape, dtype: rng.random(shape).astype(dtype))
+    g, x = (make(form.shapes[name], dtype) for name in form.operands)
+    fine = replace(form, dtype=np.dtype(np.longdouble))
+    want = planner.contract(fine, g.astype(np.longdouble), x.astype(np.longdouble), "reference")
+    got = planner.contract(form, g, x, "winograd", level=level)
+    sums = np.abs(g).sum(axis=(0, 3, 4), dtype=float)
+    bound = np.finfo(dtype).eps * np.log2(4 * 5 * size[0] * size[1]) * np.abs(x).max() * sums
+    assert (np.abs(got - want) <= bound[:, :, None, None, None]).all()
+
+
 class TestAuto:
     """What `auto` promises where it takes the method."""
 
     SHAPES = (3, 40, 20, 21), (36, 40, 3, 3)
 
-    def chosen(self, **options):
+    def chosen(self, results="yx", **options):
         for form in forms(*self.SHAPES, padding=1, **options):
+            if form.result not in results:
+                continue
             assert planner.choose(form, "auto", LEVELS[-1])[0] == "winograd"
             yield form
 
@@ -166,6 +190,19 @@ class TestAuto:
                 assert np.array_equal(got, want, equal_nan=True)
             if np.isinf(value):  # the method itself makes a NaN of it
                 assert not np.array_equal(planner.contract(form, a, b, "winograd", bias), want, equal_nan=True)
+
+    @pytest.mark.parametrize("operand", [0, 1])
+    @pytest.mark.parametrize("value", [np.nan, np.inf, 2.0**127])
+    def test_a_weight_gradient_with_what_is_not_finite(self, value, operand):
+        (form,) = self.chosen("w")
+        arrays = operands(form)[:2]
+        arrays[operand][1, 0, 3, 0, 0] = value
+        want = planner.contract(form, *arrays, "direct")
+        for count in (1, 2):
+            got = planner.contract(form, *arrays, "auto", level=LEVELS[-1], count=count)
+            assert np.array_equal(got, want, equal_nan=True)
+        if operand or not np.isnan(value):  # in a corner of g it meets all, the fill as well
+            assert not np.array_equal(planner.contract(form, *arrays, "winograd"), want, equal_nan=True)
 
     def test_a_kernel_that_is_not_finite(self):
         for form in self.chosen():
@@ -222,13 +259,12 @@ def test_refusals_say_why(name):
     assert why.replace("\\", "") in str(fastcorr.plan(fastcorr.conv, x, w, **options))
 
 
-def test_no_weight_gradients():
+def test_all_gradients_at_once():
     x, w = np.ones((1, 2, 9, 9)), np.ones((4, 2, 3, 3))
     g = fastcorr.conv(x, w)
-    gx, *_ = fastcorr.conv_vjp(g, x, w, method="winograd", need=(True, False, False))
-    assert np.array_equal(gx, fastcorr.conv_vjp(g, x, w, method="direct")[0])
-    with pytest.raises(ValueError, match="not weight gradients"):
-        fastcorr.conv_vjp(g, x, w, method="winograd")
+    want = fastcorr.conv_vjp(g, x, w, method="direct")
+    for got, one in zip(fastcorr.conv_vjp(g, x, w, method="winograd"), want, strict=True):
+        assert np.array_equal(got, one)
 
 
 def test_plan():

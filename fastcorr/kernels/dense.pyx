@@ -25,13 +25,12 @@ CALLER MUST give A in the build's own type, and a y that is aligned, native and 
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdlib cimport malloc
 from libc.string cimport memset
 cimport numpy as cnp
 
 from .line cimport Format, copy_line, extend, format_of, gather, real_type, store
 from .panel cimport Axis, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
-from .team cimport run_units
+from .team cimport run_units, take_block
 from .tile cimport CHUNK, LANES, MAX_ROWS, ceil_div, most_rows, most_vectors, real, tile_apart, tile_vectors, turn
 
 cnp.import_array()
@@ -438,7 +437,7 @@ cdef void* scratch_new(const void* given) noexcept nogil:
         packed = MOST_TAPS * job.vectors * LANES
         line = LANES * (job.segment + LANES)
     reals = sums + start + panel + packed + line
-    cdef void* block = malloc(64 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
+    cdef void* block = take_block(64 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
     if block == NULL:
         return NULL
     cdef char* p = <char*>((<size_t>block + 63) // 64 * 64)

@@ -21,7 +21,6 @@ CALLER MUST give w, and bias, in the build's own type, and a result that is alig
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdlib cimport malloc
 from libc.string cimport memset
 cimport numpy as cnp
 
@@ -29,7 +28,7 @@ import numpy as np
 
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store
 from .panel cimport Axis, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
-from .team cimport run_units
+from .team cimport run_units, take_block
 from .tile cimport LANES, MAX_ACC, MAX_OWN, WIDE_OWN, ceil_div, real, tile_own, turn, vec
 
 cnp.import_array()
@@ -403,7 +402,7 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     sums = (job.lines * whole * (1 if job.weights else job.rows) + LANES) * LANES
     line = (line + 2 * LANES) * LANES
     tables = (sizeof(Scratch) + (CHUNK + taps) * sizeof(Py_ssize_t) + 63) // 64 * 64
-    cdef void* block = malloc(64 + tables + (panel + sums + line) * sizeof(real))
+    cdef void* block = take_block(64 + tables + (panel + sums + line) * sizeof(real))
     if block == NULL:
         return NULL
     cdef char* p = <char*>((<size_t>block + 63) // 64 * 64)

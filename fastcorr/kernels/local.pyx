@@ -29,13 +29,12 @@ CALLER MUST give a result that is aligned, native and does not overlap the opera
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, extend, format_of, gather, load, real_type, store, transpose
 from .panel cimport kernel_step
-from .team cimport run_units
+from .team cimport run_units, take_block
 from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, real, tile, tile_apart
 
 cnp.import_array()
@@ -598,7 +597,7 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64
     cdef Py_ssize_t pointers = (job.table + job.summed + job.whole + CHUNK) * sizeof(real*)
     cdef Py_ssize_t reals = job.panel + job.own + job.sums + job.lines + job.wide + job.line, i, p, rest, at, e
-    cdef void* block = malloc(128 + head + pointers + reals * sizeof(real))
+    cdef void* block = take_block(128 + head + pointers + reals * sizeof(real))
     cdef int a
     if block == NULL:
         return NULL

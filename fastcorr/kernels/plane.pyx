@@ -35,7 +35,7 @@ import numpy as np
 from .line cimport (
     CONSTANT, INT32, UINT32, UINT64, Format, extend, format_of, gather, load, real_type, store, store_pairs,
 )
-from .team cimport run_units, scratch_free
+from .team cimport run_units, scratch_free, take_block
 from .tile cimport (
     LANES, MAX_ACC, MAX_ROWS, SWEEP_ROWS, SWEEP_VECTORS, ceil_div, real, stream_fence, sums_carry, sweep, sweep_rows,
     tile,
@@ -164,7 +164,7 @@ cdef Scratch* scratch_new(const Job* job, char* at_hand) noexcept nogil:
     cdef void* raw = NULL
     cdef char* p = at_hand
     if at_hand == NULL or size + 64 > SMALL:
-        raw = malloc(size + 64)
+        raw = take_block(size + 64)
         if raw == NULL:
             return NULL
         p = <char*>raw

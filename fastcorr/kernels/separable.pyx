@@ -35,7 +35,7 @@ import numpy as np
 from .line cimport (
     INT32, UINT32, UINT64, Format, extend, format_of, gather, load, real_type, store,
 )
-from .team cimport run_units
+from .team cimport run_units, take_block
 from .tile cimport (
     LANES, MAX_ACC, _step, always_inline_void, ceil_div, local_vec, real, tile, vec, vec_load, vec_zero,
 )
@@ -593,7 +593,7 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64, ring = job.slots * job.terms * job.slot
     cdef Py_ssize_t reals = (ring + (lines + 3) * job.length + ROWS * job.slot) * <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t words = job.slots + 2 * job.others + job.row.k + ROWS
-    cdef void* raw = malloc(head + reals + words * <Py_ssize_t>sizeof(Py_ssize_t) + 64)
+    cdef void* raw = take_block(head + reals + words * <Py_ssize_t>sizeof(Py_ssize_t) + 64)
     cdef char* p = <char*>((<size_t>raw + 63) // 64 * 64)
     cdef Scratch* s = <Scratch*>p
     cdef Py_ssize_t c, i

@@ -1,16 +1,19 @@
 """Units of work shared among threads, each with scratch of its own."""
 
 from cython.parallel cimport parallel, prange
-from libc.stdlib cimport free
+
+cdef extern from "keep.h":
+    void* take_block(size_t bytes) noexcept nogil
+    void give_block(void* block) noexcept nogil
 
 ctypedef void* (*new_scratch)(const void* job) noexcept nogil
 ctypedef void (*run_one)(const void* job, Py_ssize_t unit, void* scratch) noexcept nogil
 
 
 cdef inline void scratch_free(void* scratch) noexcept nogil:
-    """Scratch starts with the address of the block it lies in."""
+    """Scratch starts with the address of the block it lies in, which `take_block` gave."""
     if scratch != NULL:
-        free((<void**>scratch)[0])
+        give_block((<void**>scratch)[0])
 
 
 cdef inline int run_units(

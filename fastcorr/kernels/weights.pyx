@@ -5,17 +5,32 @@ ALGORITHM   w[g, o, c, j] = sum over n, i of  g[n, g, o, i] * X[n, g, c, s*i + d
             rule.
 
 SCHEDULE    A unit is a block of rows, of channels and of kernel positions, of one group and one slice of the taps. It
-            takes a patch of output positions at a time, of some lines of the second last axis. The samples under it
-            are gathered into a panel with the channels last, once for all kernel positions: there the lanes of tap
-            (i, a), for all b and c, lie side by side (d = 1; else for each b). The gradient is read where the caller
-            has it, or loaded row by row; the sums wait in scratch. Units run in parallel.
+            takes a patch of output positions at a time: some lines of the second last axis, or small pictures as a
+            whole, several batch entries together. The samples under it are gathered into a panel with the channels
+            last, once for all kernel positions: there the lanes of tap (i, a), for all b and c, lie side by side
+            (d = 1; else for each b). Of many channels a strip as wide as a tile lies together: the taps of a tile then
+            follow each other, where all channels of a tap would put them on few sets of the L1 cache. The gradient is
+            read where the caller has it, or loaded row by row; the sums wait in scratch. Units run in parallel.
 
             Few channels (a first layer) would leave most lanes empty. Then everything is turned: lanes are output
             channels, of a gradient that is transposed on its way in; the tile's rows are kernel positions b, which read
             a panel that is as X is.
 
-NUMERICS    Chunks of at most CHUNK taps of a patch are summed on their own; chunks, patches and slices are added in
-            order. All three follow from the shape alone: results are bitwise the same for any number of threads.
+            By points (WinogradWeights), for kernels of 3 x 3 at stride 1, in 2.25 times fewer products: F(3x3, 2x2).
+            A tile of 2 x 2 outputs h and the 4 x 4 samples d under it add to all nine sums at once,
+
+                w = A' [ sum over n, tiles of  (G h G')[p] * (B' d B)[p] ] A      16 points p, each a sum of its own
+
+                G = 1 0 | 1 1 | 1 -1 | 0 1                     A' = 1 1/2 1/2 0 | 0 1/2 -1/2 0 | 0 1/2 1/2 -1
+                B' = 1 0 -1 0 | 0 1 1 0 | 0 -1 1 0 | 0 1 0 -1
+
+            which is winograd.pyx with the halves of G moved to A'. Rows and lanes are what they are above, taps are
+            tiles. X is gathered as far as whole tiles reach, the gradient has zeros there.
+
+NUMERICS    Chunks of at most CHUNK taps, or MOST_TILES tiles, of a patch are summed on their own; chunks, patches and
+            slices are added in order. All follow from the shape alone: results are bitwise the same for any number of
+            threads. By points whole numbers stay exact while 64 max|g| max|x| times the number of positions in all is
+            less than 2**24 (2**53 for double); an Inf or an overflow leaves something that is not finite in w.
 
 CALLER MUST give a w that is aligned, native and does not overlap g or X; those may be anything `line.load` reads.
 """
@@ -25,27 +40,38 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 cimport numpy as cnp
 
+import numpy as np
+
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, load, real_type, store
-from .team cimport run_units
-from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, ceil_div, eager_void, real, tile_apart, tile_vectors, turn
+from .team cimport run_units, take_block
+from .tile cimport (
+    CHUNK, LANES, MAX_ACC, MAX_ROWS, always_inline_void, ceil_div, eager_void, local_vec, real, tile_apart,
+    tile_vectors, turn, vec, vec_even, vec_load, vec_odd,
+)
 
 cnp.import_array()
 
 cdef enum:
     MAX_AXES = 64
-    SLICE = 1024                       # taps that are worth sums of their own
+    SLICE = 4096                       # taps that are worth sums of their own
     MOST_SLICE = 8192                  # and those after which a unit ends, for Ctrl-C
     SPREAD = 4                         # samples from tap to tap that are few enough to gather all
     VECTORS = MAX_ACC // MAX_ROWS
     WIDTH = VECTORS * LANES            # lanes of a tile
+    POINTS = 16                        # of the transform of 2 x 2 outputs
+    MOST_RUN = 64                      # kernel positions that leave together
+    LINE = 64                          # bytes between what would fall into the same set of the cache
 
-# Bytes per thread, together most of a 1 MB L2; PARTIAL_BYTES are for all threads.
+# Bytes per thread, together most of a 1 MB L2; PARTIAL_BYTES are for all threads. By points, half or twice of each
+# number was up to 10 % slower in one of four layers (Zen 3, float32, 512 kB L2, busy machine).
 cdef Py_ssize_t SUMS_BYTES = 256 << 10
 cdef Py_ssize_t PANEL_BYTES = 192 << 10
 cdef Py_ssize_t PARTIAL_BYTES = 2 << 20
 cdef Py_ssize_t MOST_LANES = 256
-cdef Py_ssize_t MOST_ROWS = 192
+cdef Py_ssize_t MOST_ROWS = 256
 cdef Py_ssize_t MOST_TAPS = 1024      # of a patch
+cdef Py_ssize_t MOST_TILES = 64       # by points: of 2 x 2 outputs, transformed at a time
+cdef Py_ssize_t POINT_CHANNELS = 64, POINT_ROWS = 512 // sizeof(real)    # of a block
 cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
 
 
@@ -66,8 +92,10 @@ cdef struct Job:
     int naxes                          # at least 2; the last two are `line` and `lane`
     Axis axis[MAX_AXES]
     Py_ssize_t places, kernels         # output and kernel positions along all other axes
-    Py_ssize_t patch_lines, patch_width, lines, columns       # of outputs; of X below
+    Py_ssize_t patch_places, patch_lines, patch_width         # of outputs; several places only if each is whole
+    Py_ssize_t lines, columns          # of X below, for each place
     Py_ssize_t line_patches, patches   # along `line`, in all
+    Py_ssize_t strip, area             # channels side by side in the panel; reals from one strip to the next
     Py_ssize_t slice, slices           # patches per slice; slices side by side
     Py_ssize_t rounds, turn            # of so many slices; the current one adds to the sums of those before
     Py_ssize_t row_block, row_blocks, channel_block, channel_blocks, a_block, a_blocks, b_block, b_blocks
@@ -76,6 +104,8 @@ cdef struct Job:
     Format g_format, x_format
     bint in_place                      # the gradient is read where it is
     bint turned                        # rows and lanes have changed places
+    bint by_points                     # 3 x 3 at stride 1: products of points of 2 x 2 outputs
+    Py_ssize_t u_row, u_point, v_strip, v_tile, v_point    # reals from one to the next in `u` and `v`
     int vectors                        # of a tile, at most
     int wtype, wsize
     real fill
@@ -88,11 +118,15 @@ cdef struct Job:
 cdef struct Scratch:
     void* block
     real* sums                         # [a][part][row][lane]; turned: [channel][a][b][row]
-    real* panel                        # [line][column][channel]; turned: [line][channel][column]
-    real* packed                       # the gradient, [row][tap], where it is not read in place; turned: [tap][row]
+    real* panel                        # [strip][place][line][column][channel]; turned: [place][line][channel][column]
+    real* packed                       # the gradient, [row][tap], if not read in place; turned: [tile][tap][row of it]
     real* line                         # [channel, LANES of them][column]
+    real* u                            # by points: of the gradient, [point][row][tile]
+    real* v                            # of the samples, [point][strip][tile][channel]
+    real* product                      # sums of their products, [point][row][strip][channel]
     const real** tap
-    Py_ssize_t* place                  # of each tap in the gradient of a row
+    Py_ssize_t* weight                 # where the weights of each tap are, in the gradient of a row; turned: in panel
+    Py_ssize_t* sample                 # and its samples in a strip, in columns
 
 
 cdef struct Unit:
@@ -127,17 +161,18 @@ cdef inline Py_ssize_t extent(const Axis* axis, Py_ssize_t outputs, Py_ssize_t k
     return outputs if axis.spread else (outputs - 1) * axis.s + axis.d * (kernels - 1) + 1
 
 
-cdef void gather_patch(
-    const Job* job, const Unit* u, const char* x, Py_ssize_t line0, Py_ssize_t lines, Py_ssize_t lane0,
-    Py_ssize_t width, Scratch* s,
+cdef void gather_place(
+    const Job* job, const Unit* u, const char* x, Py_ssize_t place, Py_ssize_t line0, Py_ssize_t lines,
+    Py_ssize_t lane0, Py_ssize_t width, Scratch* s,
 ) noexcept nogil:
-    """The panel under a patch: one line of one channel at a time. x NULL: nothing but fill."""
+    """One place of the panel under a patch: one line of one channel at a time. x NULL: nothing but fill."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t count = extent(lane, width, u.b1 - u.b0), channels = u.c1 - u.c0
-    cdef Py_ssize_t i, c, v, at, block, n, wide = ceil_div(job.columns, LANES) * LANES
+    cdef Py_ssize_t i, c, v, at, row, first, pitch, block, n, wide = ceil_div(job.columns, LANES) * LANES
     cdef real* to
     for i in range(extent(line, lines, u.a1 - u.a0)):
+        row = place * job.lines + i
         at = -1
         if x != NULL:
             at = line.s * line0 + line.d * u.a0 + i * (line.s if line.spread else 1) - line.lo
@@ -148,7 +183,7 @@ cdef void gather_patch(
             for c in range(n):
                 to = s.line + c * wide
                 if job.turned:
-                    to = s.panel + (i * channels + block * LANES + c) * job.columns
+                    to = s.panel + (row * channels + block * LANES + c) * job.columns
                 if at < 0:
                     for v in range(count):
                         to[v] = job.fill
@@ -158,41 +193,58 @@ cdef void gather_patch(
                     lane.s * lane0 + lane.d * u.b0 - lane.lo, lane.s if lane.spread else 1, lane.n, lane.x, lane.rule,
                     job.fill,
                 )
-            to = s.panel + i * job.columns * channels + block * LANES
+            first = block * LANES // job.strip
+            pitch = min(job.strip, channels - first * job.strip)
+            to = s.panel + first * job.area + row * job.columns * pitch + block * LANES - first * job.strip
             for v in range(0 if job.turned else ceil_div(count, LANES)):
-                turn(s.line + v * LANES, wide, n, LANES, to + v * LANES * channels, channels)
+                turn(s.line + v * LANES, wide, n, LANES, to + v * LANES * pitch, pitch)
 
 
-cdef void load_patch(
-    const Job* job, const Unit* u, const char* g, Py_ssize_t lines, Py_ssize_t width, Scratch* s
+cdef void load_place(
+    const Job* job, const Unit* u, const char* g, Py_ssize_t from_g, Py_ssize_t place, Py_ssize_t lines,
+    Py_ssize_t width, Scratch* s,
 ) noexcept nogil:
-    """The gradient of a patch, and where its taps are."""
+    """The gradient of a place, `from_g` bytes from `g`, and where its taps are."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t r, i, t, taps = job.patch_lines * job.patch_width
-    for t in range(lines * width):
-        s.place[t] = t
-        if job.in_place:
-            s.place[t] = (t // width * line.g + t % width * lane.g) // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t line_step = 1 if line.spread else line.s, lane_step = 1 if lane.spread else lane.s
+    cdef Py_ssize_t r, i, j, t = place * lines * width, taps = job.patch_places * job.patch_lines * job.patch_width
+    for i in range(lines):
+        for j in range(width):
+            s.sample[t] = (place * job.lines + line_step * i) * job.columns + lane_step * j
+            s.weight[t] = t
+            if job.in_place:
+                s.weight[t] = (from_g + i * line.g + j * lane.g) // <Py_ssize_t>sizeof(real)
+            t += 1
+    t -= lines * width
     for r in range(0 if job.in_place else u.r1 - u.r0):
         for i in range(lines):
             load(
-                &job.g_format, g + (u.r0 + r) * job.g_row + i * line.g, s.packed + r * taps + i * width, width, lane.g
+                &job.g_format, g + from_g + (u.r0 + r) * job.g_row + i * line.g, s.packed + r * taps + t + i * width,
+                width, lane.g,
             )
 
 
-cdef void turn_patch(
-    const Job* job, const Unit* u, const char* g, Py_ssize_t lines, Py_ssize_t width, Scratch* s
+cdef inline Py_ssize_t turned_size(const Job* job) noexcept nogil:
+    """Reals of a tile's rows of the gradient: whole vectors of taps are turned."""
+    return (job.patch_places * job.patch_lines * job.patch_width + LANES) * job.vectors * LANES
+
+
+cdef void turn_place(
+    const Job* job, const Unit* u, const char* g, Py_ssize_t place, Py_ssize_t lines, Py_ssize_t width, Scratch* s
 ) noexcept nogil:
-    """The gradient of a patch with the rows last, and where its taps are in the panel."""
+    """The gradient of a place with the rows last, and where its taps are in the panel."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t line_step = (1 if line.spread else line.s) * (u.c1 - u.c0) * job.columns
+    cdef Py_ssize_t channels = u.c1 - u.c0, line_step = 1 if line.spread else line.s
     cdef Py_ssize_t lane_step = 1 if lane.spread else lane.s, wide = ceil_div(width, LANES) * LANES
-    cdef Py_ssize_t r, i, j, t, block
+    cdef Py_ssize_t r, i, j, t = place * lines * width, block, pitch = job.vectors * LANES
     cdef real* to
-    for t in range(lines * width):
-        s.place[t] = t // width * line_step + t % width * lane_step
+    for i in range(lines):
+        for j in range(width):
+            s.weight[t] = (place * job.lines + line_step * i) * channels * job.columns + lane_step * j
+            t += 1
+    t -= lines * width
     for block in range(ceil_div(u.r1 - u.r0, LANES)):
         for i in range(lines):
             for r in range(min(<Py_ssize_t>LANES, u.r1 - u.r0 - block * LANES)):
@@ -200,88 +252,259 @@ cdef void turn_patch(
                     &job.g_format, g + (u.r0 + block * LANES + r) * job.g_row + i * line.g, s.line + r * wide, width,
                     lane.g,
                 )
-            to = s.packed + i * width * job.lanes + block * LANES
+            to = s.packed + block // job.vectors * turned_size(job) + block % job.vectors * LANES
+            to += (t + i * width) * pitch
             for j in range(ceil_div(width, LANES)):  # the next line covers what is too much
-                turn(s.line + j * LANES, wide, LANES, LANES, to + j * LANES * job.lanes, job.lanes)
+                turn(s.line + j * LANES, wide, LANES, LANES, to + j * LANES * pitch, pitch)
 
 
-cdef void add_turned(
-    const Job* job, const Unit* u, Py_ssize_t lines, Py_ssize_t width, bint fresh, Scratch* s
-) noexcept nogil:
+cdef void add_turned(const Job* job, const Unit* u, Py_ssize_t taps, bint fresh, Scratch* s) noexcept nogil:
     """All products of a patch, to the sums: kernel positions are the tile's rows, rows its lanes."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t channels = u.c1 - u.c0, taps = lines * width, rows = u.r1 - u.r0, count = u.b1 - u.b0
-    cdef Py_ssize_t groups = ceil_div(count, MAX_ROWS), a, b, c, t, t0, t1 = 0, j, k
-    cdef const real* src[MAX_ROWS]
-    cdef real* dst[MAX_ROWS]
+    cdef Py_ssize_t channels = u.c1 - u.c0, rows = u.r1 - u.r0, count = u.b1 - u.b0, pitch = job.vectors * LANES
+    cdef Py_ssize_t a, c, t, t0, t1 = 0, j, at
     cdef const real* p
     cdef real* sums
-    cdef int n, i, vectors
+    cdef int vectors
     while t1 < taps:
         t0 = t1
         t1 = min(taps, t0 + ceil_div(taps, ceil_div(taps, CHUNK)))
         for t in range(t0, t1):
-            s.tap[t - t0] = s.packed + t * job.lanes
-        j = 0
-        while j < rows:
-            vectors = tile_vectors(job.vectors, rows - j)
-            sums = s.sums + j
+            s.tap[t - t0] = s.packed + t * pitch
+        for j in range(ceil_div(rows, pitch)):
+            at = j * turned_size(job)
+            vectors = tile_vectors(job.vectors, min(pitch, rows - j * pitch))
+            sums = s.sums + j * pitch
             for c in range(channels):
                 for a in range(u.a1 - u.a0):
                     p = s.panel + (line.d * a * channels + c) * job.columns
-                    b = 0
-                    for k in range(groups):
-                        n = <int>ceil_div(count - b, groups - k)
-                        for i in range(n):
-                            dst[i] = sums
-                            src[i] = NULL if fresh and t0 == 0 else dst[i]
-                            sums += job.lanes
-                        tile_apart(n, vectors, t1 - t0, s.tap, j, p + lane.d * b, s.place + t0, lane.d, src, dst)
-                        b += n
-            j += vectors * LANES
+                    tile_apart(
+                        count, vectors, t1 - t0, s.tap, at, p, s.weight + t0, lane.d,
+                        NULL if fresh and t0 == 0 else sums, job.lanes, sums, job.lanes,
+                    )
+                    sums += count * job.lanes
 
 
 cdef void add_patch(
-    const Job* job, const Unit* u, const char* g, Py_ssize_t lines, Py_ssize_t width, bint fresh, Scratch* s
+    const Job* job, const Unit* u, const char* g, Py_ssize_t taps, bint fresh, Scratch* s
 ) noexcept nogil:
     """All products of a patch, to the sums."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t channels = u.c1 - u.c0, taps = lines * width, rows = u.r1 - u.r0
-    cdef Py_ssize_t lanes = channels * (1 if job.parts > 1 else u.b1 - u.b0)
-    cdef Py_ssize_t line_step = 1 if line.spread else line.s, lane_step = 1 if lane.spread else lane.s
-    cdef Py_ssize_t a, b, t, t0, t1, i, j, k, r, at, groups = ceil_div(rows, MAX_ROWS)
-    cdef Py_ssize_t across = job.patch_lines * job.patch_width
+    cdef Py_ssize_t channels = u.c1 - u.c0, rows = u.r1 - u.r0, side_by_side = 1 if job.parts > 1 else u.b1 - u.b0
+    cdef Py_ssize_t a, b, c, t, t0, t1 = 0, j, at, pitch
+    cdef Py_ssize_t across = job.patch_places * job.patch_lines * job.patch_width
     cdef const real* gradient = s.packed
     cdef real* sums
-    cdef const real* src[MAX_ROWS]
-    cdef real* dst[MAX_ROWS]
-    cdef int n, vectors
+    cdef int vectors
     if job.in_place:
         gradient, across = <const real*>(g + u.r0 * job.g_row), job.g_row // <Py_ssize_t>sizeof(real)
-    t1 = 0
     while t1 < taps:
         t0 = t1
         t1 = min(taps, t0 + ceil_div(taps, ceil_div(taps, CHUNK)))
-        for a in range(u.a1 - u.a0):
-            for b in range(u.b1 - u.b0 if job.parts > 1 else 1):
-                sums = s.sums + (a * job.parts + b) * job.row_block * job.lanes
-                for t in range(t0, t1):
-                    at = (line_step * (t // width) + line.d * a) * job.columns + lane_step * (t % width) + lane.d * b
-                    s.tap[t - t0] = s.panel + at * channels
+        for c in range(ceil_div(channels, job.strip)):
+            pitch = min(job.strip, channels - c * job.strip)
+            for t in range(t0, t1):
+                s.tap[t - t0] = s.panel + c * job.area + s.sample[t] * pitch
+            for a in range(u.a1 - u.a0):
+                for b in range(u.b1 - u.b0 if job.parts > 1 else 1):
+                    sums = s.sums + (a * job.parts + b) * job.row_block * job.lanes + c * job.strip * side_by_side
+                    at = (line.d * a * job.columns + lane.d * b) * pitch
+                    j = 0
+                    while j < pitch * side_by_side:
+                        vectors = tile_vectors(job.vectors, pitch * side_by_side - j)
+                        tile_apart(
+                            rows, vectors, t1 - t0, s.tap, at + j, gradient, s.weight + t0, across,
+                            NULL if fresh and t0 == 0 else sums + j, job.lanes, sums + j, job.lanes,
+                        )
+                        j += vectors * LANES
+
+
+cdef inline always_inline_void spread_gradient(const local_vec* g, real* to, Py_ssize_t point) noexcept nogil:
+    """Points of 2 x 2 outputs: (1 0 | 1 1 | 1 -1 | 0 1) along each axis."""
+    cdef local_vec a[8]
+    cdef int i
+    for i in range(2):
+        a[i], a[2 + i], a[4 + i], a[6 + i] = g[i], g[i] + g[2 + i], g[i] - g[2 + i], g[2 + i]
+    for i in range(4):
+        (<vec*>to)[0] = a[2 * i]
+        (<vec*>(to + point))[0] = a[2 * i] + a[2 * i + 1]
+        (<vec*>(to + 2 * point))[0] = a[2 * i] - a[2 * i + 1]
+        (<vec*>(to + 3 * point))[0] = a[2 * i + 1]
+        to += 4 * point
+
+
+cdef void transform_gradient(
+    const Job* job, const Unit* u, const char* g, Py_ssize_t l0, Py_ssize_t l1, Py_ssize_t lines, Py_ssize_t width,
+    Scratch* s,
+) noexcept nogil:
+    """The points of tile lines `l0` to `l1` of a patch, all rows."""
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t tall = ceil_div(lines, 2), tiles = ceil_div(width, 2), r, k, i, j
+    cdef real* upper = s.line
+    cdef real* lower = s.line + width + 2 * LANES
+    cdef const char* p
+    cdef real* to
+    cdef local_vec a[4]
+    for r in range(u.r1 - u.r0):
+        for k in range(l0, l1):
+            i = 2 * (k % tall)
+            p = g + s.sample[k // tall] + (u.r0 + r) * job.g_row + i * line.g
+            upper[width] = lower[width] = 0
+            load(&job.g_format, p, upper, width, lane.g)
+            if i + 1 < lines:
+                load(&job.g_format, p + line.g, lower, width, lane.g)
+            else:
+                memset(lower, 0, width * sizeof(real))
+            to = s.u + r * job.u_row + (k - l0) * tiles
+            for j in range(ceil_div(tiles, LANES)):  # the next line covers what is too much
+                a[0] = vec_even(vec_load(upper + 2 * j * LANES), vec_load(upper + (2 * j + 1) * LANES))
+                a[1] = vec_odd(vec_load(upper + 2 * j * LANES), vec_load(upper + (2 * j + 1) * LANES))
+                a[2] = vec_even(vec_load(lower + 2 * j * LANES), vec_load(lower + (2 * j + 1) * LANES))
+                a[3] = vec_odd(vec_load(lower + 2 * j * LANES), vec_load(lower + (2 * j + 1) * LANES))
+                spread_gradient(a, to + j * LANES, job.u_point)
+
+
+cdef inline always_inline_void spread_samples(
+    const real* p, Py_ssize_t line, Py_ssize_t column, real* to, Py_ssize_t point
+) noexcept nogil:
+    """Points of the 4 x 4 samples under a tile: (1 0 -1 0 | 0 1 1 0 | 0 -1 1 0 | 0 1 0 -1) along each axis."""
+    cdef local_vec a[16]
+    cdef local_vec d[4]
+    cdef int i, k
+    for i in range(4):
+        for k in range(4):
+            d[k] = vec_load(p + k * line + i * column)
+        a[i], a[4 + i], a[8 + i], a[12 + i] = d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]
+    for i in range(4):
+        (<vec*>to)[0] = a[4 * i] - a[4 * i + 2]
+        (<vec*>(to + point))[0] = a[4 * i + 1] + a[4 * i + 2]
+        (<vec*>(to + 2 * point))[0] = a[4 * i + 2] - a[4 * i + 1]
+        (<vec*>(to + 3 * point))[0] = a[4 * i + 1] - a[4 * i + 3]
+        to += 4 * point
+
+
+cdef void transform_samples(
+    const Job* job, const Unit* u, Py_ssize_t l0, Py_ssize_t l1, Py_ssize_t lines, Py_ssize_t width, Scratch* s
+) noexcept nogil:
+    """The points of tile lines `l0` to `l1` of a patch, all channels."""
+    cdef Py_ssize_t channels = u.c1 - u.c0, tall = ceil_div(lines, 2), tiles = ceil_div(width, 2), c, k, j, v, pitch
+    cdef const real* p
+    cdef real* to
+    for c in range(ceil_div(channels, job.strip)):
+        pitch = min(job.strip, channels - c * job.strip)
+        for k in range(l0, l1):
+            p = s.panel + c * job.area + (k // tall * job.lines + 2 * (k % tall)) * job.columns * pitch
+            to = s.v + c * job.v_strip + (k - l0) * tiles * job.v_tile
+            for j in range(tiles):
+                for v in range(ceil_div(pitch, LANES)):
+                    spread_samples(
+                        p + 2 * j * pitch + v * LANES, job.columns * pitch, pitch, to + j * job.v_tile + v * LANES,
+                        job.v_point,
+                    )
+
+
+cdef void add_points(
+    const Job* job, const Unit* u, const char* g, Py_ssize_t places, Py_ssize_t lines, Py_ssize_t width, bint fresh,
+    Scratch* s,
+) noexcept nogil:
+    """All products of a patch, to the sums of points."""
+    cdef Py_ssize_t channels = u.c1 - u.c0, rows = u.r1 - u.r0
+    cdef Py_ssize_t tiles = ceil_div(width, 2), all = places * ceil_div(lines, 2), l0, l1 = 0, point, c, j
+    cdef Py_ssize_t strips = ceil_div(channels, job.strip), across = ceil_div(job.channel_block, job.strip) * job.v_tile
+    cdef Py_ssize_t together = max(1, MOST_TILES // tiles)
+    cdef real* sums
+    cdef int vectors
+    while l1 < all:
+        l0 = l1
+        l1 = min(all, l0 + ceil_div(all, ceil_div(all, together)))
+        transform_gradient(job, u, g, l0, l1, lines, width, s)
+        transform_samples(job, u, l0, l1, lines, width, s)
+        for point in range(POINTS):
+            for c in range(strips):
                 j = 0
-                while j < lanes:
-                    vectors = tile_vectors(job.vectors, lanes - j)
-                    r = 0
-                    for k in range(groups):
-                        n = <int>ceil_div(rows - r, groups - k)  # rows are shared out evenly
-                        for i in range(n):
-                            dst[i] = sums + (r + i) * job.lanes + j
-                            src[i] = NULL if fresh and t0 == 0 else dst[i]
-                        tile_apart(n, vectors, t1 - t0, s.tap, j, gradient + r * across, s.place + t0, across, src, dst)
-                        r += n
+                while j < min(job.strip, channels - c * job.strip):
+                    vectors = tile_vectors(job.vectors, min(job.strip, channels - c * job.strip) - j)
+                    sums = s.product + point * job.row_block * across + c * job.v_tile + j
+                    tile_apart(
+                        rows, vectors, (l1 - l0) * tiles, s.tap, point * job.v_point + c * job.v_strip + j,
+                        s.u + point * job.u_point, s.weight, job.u_row,
+                        NULL if fresh and l0 == 0 else sums, across, sums, across,
+                    )
                     j += vectors * LANES
+
+
+cdef inline always_inline_void join_points(
+    const real* p, Py_ssize_t point, real* to, Py_ssize_t line, Py_ssize_t column
+) noexcept nogil:
+    """3 x 3 sums from those of their points: (1 1/2 1/2 0 | 0 1/2 -1/2 0 | 0 1/2 1/2 -1) along each axis."""
+    cdef local_vec a[12]
+    cdef local_vec m[4]
+    cdef int i, k
+    for i in range(4):
+        for k in range(4):
+            m[k] = vec_load(p + (4 * k + i) * point)
+        a[i] = m[0] + <real>0.5 * (m[1] + m[2])
+        a[4 + i] = <real>0.5 * (m[1] - m[2])
+        a[8 + i] = <real>0.5 * (m[1] + m[2]) - m[3]
+    for i in range(3):
+        (<vec*>to)[0] = a[4 * i] + <real>0.5 * (a[4 * i + 1] + a[4 * i + 2])
+        (<vec*>(to + column))[0] = <real>0.5 * (a[4 * i + 1] - a[4 * i + 2])
+        (<vec*>(to + 2 * column))[0] = <real>0.5 * (a[4 * i + 1] + a[4 * i + 2]) - a[4 * i + 3]
+        to += line
+
+
+cdef void join(const Job* job, const Unit* u, Scratch* s) noexcept nogil:
+    """The sums of points to sums, where `leave` finds them."""
+    cdef Py_ssize_t channels = u.c1 - u.c0, across = ceil_div(job.channel_block, job.strip) * job.v_tile, r, c, v, pitch
+    for r in range(u.r1 - u.r0):
+        for c in range(ceil_div(channels, job.strip)):
+            pitch = min(job.strip, channels - c * job.strip)
+            for v in range(ceil_div(pitch, LANES)):
+                join_points(
+                    s.product + r * across + c * job.v_tile + v * LANES, job.row_block * across,
+                    s.sums + r * job.lanes + 3 * c * job.strip + v * LANES, job.row_block * job.lanes, pitch,
+                )
+
+
+cdef inline const real* sums_of(
+    const Job* job, const Unit* u, const Scratch* s, Py_ssize_t r, Py_ssize_t block, Py_ssize_t k
+) noexcept nogil:
+    """Those of kernel position `k` and a block of LANES channels of row `r`; turned: of rows."""
+    cdef Py_ssize_t bs = u.b1 - u.b0, first = block * LANES // job.strip * job.strip
+    cdef const real* sums = s.sums
+    if job.turned:
+        return sums + k * job.lanes + block * LANES
+    sums += k // bs * job.parts * job.row_block * job.lanes + block * LANES
+    if job.parts > 1:
+        return sums + (k % bs * job.row_block + r) * job.lanes
+    return sums + r * job.lanes + first * (bs - 1) + k % bs * min(job.strip, u.c1 - u.c0 - first)
+
+
+cdef void leave_side_by_side(
+    const Job* job, const Unit* u, Py_ssize_t r, Py_ssize_t taps, int type, char* to, Scratch* s
+) noexcept nogil:
+    """All few kernel positions of all channels of a row, where w has them one behind the other: one store a block."""
+    cdef Py_ssize_t channels = u.c1 - u.c0, size = job.wsize, block, i, k, m, n
+    cdef real* line = s.line + 2 * LANES * LANES
+    if job.partial != NULL:
+        size = sizeof(real)
+    for block in range(ceil_div(channels, LANES)):
+        n = min(<Py_ssize_t>LANES, channels - block * LANES)
+        # Last positions first: what is written past them is a channel's first ones, which come later.
+        k = (taps - 1) // LANES * LANES
+        while k >= 0:
+            m = min(<Py_ssize_t>LANES, taps - k)
+            for i in range(m):
+                copy_line(sums_of(job, u, s, r, block, k + i), s.line + i * LANES, LANES)
+            turn(s.line, LANES, m, n, line + k, taps)
+            k -= LANES
+        for i in range(n * taps if job.turn > 0 else 0):
+            line[i] += (<real*>to)[i]
+        store(type, line, to, n * taps, size)
+        to += n * taps * size
 
 
 cdef void leave(const Job* job, const Unit* u, Scratch* s) noexcept nogil:
@@ -291,7 +514,6 @@ cdef void leave(const Job* job, const Unit* u, Scratch* s) noexcept nogil:
     cdef Py_ssize_t channels = u.c1 - u.c0, bs = u.b1 - u.b0, taps = (u.a1 - u.a0) * bs
     cdef Py_ssize_t size = sizeof(real), step_b = lane.w, step_a = line.w, step_c = job.w_channel, step_r = job.w_row
     cdef Py_ssize_t r, c, k, n, m, i, rest, block, run
-    cdef const real* sums
     cdef char* row
     cdef char* to
     cdef char* w = job.w + u.group * job.w_group
@@ -313,6 +535,11 @@ cdef void leave(const Job* job, const Unit* u, Scratch* s) noexcept nogil:
         if job.turned and taps == line.k * lane.k and step_c == taps * step_b:
             run = taps * channels
     for r in range(1 if job.turned else u.r1 - u.r0):
+        if not job.turned and run == taps <= MOST_RUN and step_c == taps * step_b and step_b == (
+            job.wsize if job.partial == NULL else size
+        ):
+            leave_side_by_side(job, u, r, taps, type, w + r * step_r, s)
+            continue
         for block in range(ceil_div(u.r1 - u.r0 if job.turned else channels, LANES)):
             n = min(<Py_ssize_t>LANES, (u.r1 - u.r0 if job.turned else channels) - block * LANES)
             row = w + r * step_r + block * LANES * (step_r if job.turned else step_c)
@@ -320,14 +547,7 @@ cdef void leave(const Job* job, const Unit* u, Scratch* s) noexcept nogil:
             while k < taps * (channels if job.turned else 1):
                 m = min(<Py_ssize_t>LANES, run - k % run)
                 for i in range(m):
-                    sums = s.sums + (k + i) * job.lanes
-                    if not job.turned:
-                        sums = s.sums + (k + i) // bs * job.parts * job.row_block * job.lanes
-                        if job.parts > 1:
-                            sums += ((k + i) % bs * job.row_block + r) * job.lanes
-                        else:
-                            sums += r * job.lanes + (k + i) % bs * channels
-                    copy_line(sums + block * LANES, s.line + i * LANES, LANES)
+                    copy_line(sums_of(job, u, s, r, block, k + i), s.line + i * LANES, LANES)
                 turn(s.line, LANES, m, n, s.line + LANES * LANES, LANES)
                 to = row + k // taps * step_c + k % taps // bs * step_a + k % bs * step_b
                 for c in range(n):
@@ -347,7 +567,7 @@ cdef void run_unit(const void* given, Py_ssize_t index, void* scratch) noexcept 
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef const Axis* axis
     cdef Py_ssize_t patch, first = (job.turn * job.slices + u.slice) * job.slice
-    cdef Py_ssize_t rest, kernel, line0, lane0, lines, width, at, segments
+    cdef Py_ssize_t rest, kernel, line0, lane0, lines, width, at, from_g, segments, place0, places, p
     cdef const char* x
     cdef const char* g
     cdef int i
@@ -361,28 +581,40 @@ cdef void run_unit(const void* given, Py_ssize_t index, void* scratch) noexcept 
         rest //= segments
         line0 = rest % job.line_patches * job.patch_lines
         lines = min(job.patch_lines, line.m - line0)
-        rest //= job.line_patches
-        x = job.x + u.group * job.x_group
+        place0 = rest // job.line_patches * job.patch_places
+        places = min(job.patch_places, job.places - place0)
         g = job.g + u.group * job.g_group + line0 * line.g + lane0 * lane.g
-        kernel = u.kernel
-        for i in range(job.naxes - 3, -1, -1):
-            axis = &job.axis[i]
-            g += rest % axis.m * axis.g
+        for p in range(places):
+            x = job.x + u.group * job.x_group
+            rest, kernel, from_g = place0 + p, u.kernel, 0
+            for i in range(job.naxes - 3, -1, -1):
+                axis = &job.axis[i]
+                from_g += rest % axis.m * axis.g
+                if x != NULL:
+                    at = extend(axis.s * (rest % axis.m) + axis.d * (kernel % axis.k) - axis.lo, axis.n, axis.rule)
+                    x = x + at * axis.x if at >= 0 else <const char*>NULL
+                rest //= axis.m
+                kernel //= axis.k
+            from_g += rest * job.g_batch
             if x != NULL:
-                at = extend(axis.s * (rest % axis.m) + axis.d * (kernel % axis.k) - axis.lo, axis.n, axis.rule)
-                x = x + at * axis.x if at >= 0 else <const char*>NULL
-            rest //= axis.m
-            kernel //= axis.k
-        g += rest * job.g_batch
-        if x != NULL:
-            x += rest * job.x_batch
-        gather_patch(job, &u, x, line0, lines, lane0, width, s)
-        if job.turned:
-            turn_patch(job, &u, g, lines, width, s)
-            add_turned(job, &u, lines, width, patch == first, s)
+                x += rest * job.x_batch
+            if job.by_points:
+                gather_place(job, &u, x, p, line0, lines + lines % 2, lane0, width + width % 2, s)
+                s.sample[p] = from_g
+                continue
+            gather_place(job, &u, x, p, line0, lines, lane0, width, s)
+            if job.turned:
+                turn_place(job, &u, g + from_g, p, lines, width, s)
+            else:
+                load_place(job, &u, g, from_g, p, lines, width, s)
+        if job.by_points:
+            add_points(job, &u, g, places, lines, width, patch == first, s)
+        elif job.turned:
+            add_turned(job, &u, places * lines * width, patch == first, s)
         else:
-            load_patch(job, &u, g, lines, width, s)
-            add_patch(job, &u, g, lines, width, patch == first, s)
+            add_patch(job, &u, g, places * lines * width, patch == first, s)
+    if job.by_points:
+        join(job, &u, s)
     leave(job, &u, s)
 
 
@@ -391,28 +623,40 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     cdef const Job* job = <const Job*>given
     cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64
     cdef Py_ssize_t sums = job.a_block * (job.b_block * job.channel_block if job.turned else job.parts * job.row_block)
+    cdef Py_ssize_t taps = job.patch_places * job.patch_lines * job.patch_width, packed = 0
     # Lanes past the last are read, and turned.
-    cdef Py_ssize_t panel = job.lines * job.columns * job.channel_block + LANES * (job.channel_block + LANES) + WIDTH
-    cdef Py_ssize_t taps = job.patch_lines * job.patch_width, packed = 0
-    cdef Py_ssize_t line = LANES * max(<Py_ssize_t>(2 * LANES), max(job.columns, job.patch_width) + LANES)
-    cdef Py_ssize_t tables = (CHUNK + taps) * <Py_ssize_t>sizeof(Py_ssize_t)
+    cdef Py_ssize_t panel = ceil_div(job.channel_block, job.strip) * job.area + WIDTH
+    cdef Py_ssize_t line = LANES * max(<Py_ssize_t>(3 * LANES + MOST_RUN), max(job.columns, job.patch_width) + LANES)
+    cdef Py_ssize_t tables = (CHUNK + 2 * taps) * <Py_ssize_t>sizeof(Py_ssize_t)
     if job.turned:
-        packed = (taps + LANES) * job.lanes
-    elif not job.in_place:
+        packed = job.lanes // (job.vectors * LANES) * turned_size(job)
+    elif not job.in_place and not job.by_points:
         packed = job.row_block * taps
     sums *= job.lanes
-    cdef void* block = malloc(64 + head + (sums + LANES + panel + packed + line) * sizeof(real) + tables)
+    cdef Py_ssize_t points = 0, i
+    if job.by_points:
+        line = max(line, 2 * (job.patch_width + 4 * LANES))
+        points = job.row_block * ceil_div(job.channel_block, job.strip) * job.v_tile + job.u_point + job.v_point
+    cdef Py_ssize_t reals = sums + LANES + panel + packed + line + POINTS * points
+    cdef void* block = take_block(64 + head + reals * sizeof(real) + tables)
     if block == NULL:
         return NULL
     cdef char* p = <char*>((<size_t>block + 63) // 64 * 64)
     cdef Scratch* s = <Scratch*>p
     s.block = block
     s.tap = <const real**>(p + head)
-    s.place = <Py_ssize_t*>(s.tap + CHUNK)
-    s.sums = <real*>(s.place + taps)
+    s.weight = <Py_ssize_t*>(s.tap + CHUNK)
+    s.sample = s.weight + taps
+    s.sums = <real*>(s.sample + taps)
     s.panel = s.sums + sums + LANES
     s.packed = s.panel + panel
     s.line = s.packed + packed
+    if job.by_points:
+        s.u = s.line + line
+        s.v = s.u + POINTS * job.u_point
+        s.product = s.v + POINTS * job.v_point
+        for i in range(min(taps, MOST_TILES)):
+            s.tap[i], s.weight[i] = s.v + i * job.v_tile, i
     memset(s.panel, 0, panel * sizeof(real))
     return s
 
@@ -450,7 +694,7 @@ cdef void lay_out(Job* job, int threads) noexcept:
     """Patches and slices from the shape alone, since they decide the order of a sum; blocks of w also from threads."""
     cdef Axis* line = &job.axis[job.naxes - 2]
     cdef Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t i, room, groups, step
+    cdef Py_ssize_t i, room, groups, step, taps
     job.places = job.batch
     job.kernels = 1
     for i in range(job.naxes - 2):
@@ -461,26 +705,30 @@ cdef void lay_out(Job* job, int threads) noexcept:
     job.b_block = 1 if lane.spread else min(lane.k, MOST_LANES)
     job.channel_block = min(job.channels, max(1, MOST_LANES // job.b_block))
     job.parts = 1
+    if job.by_points:
+        job.channel_block = min(job.channels, POINT_CHANNELS)
     if lane.d > 1 and job.b_block > 1:
         job.b_block = min(lane.k, 8)
         job.parts = job.b_block
         job.channel_block = min(job.channels, WIDTH)
     # Whole tiles, where there are so many channels.
     i = job.channel_block * (1 if job.parts > 1 else job.b_block)
-    if job.channel_block < job.channels and i > WIDTH and job.parts == 1:
+    if job.channel_block < job.channels and i > WIDTH and job.parts == 1 and not job.by_points:
         while job.channel_block > 1 and job.channel_block * job.b_block % WIDTH:
             job.channel_block -= 1
         if job.channel_block * job.b_block < WIDTH:
             job.channel_block = i // job.b_block
     job.width = job.channel_block * (1 if job.parts > 1 else job.b_block)
     job.turned = 4 * job.width <= 3 * LANES * ceil_div(job.width, LANES) and job.rows > job.width
+    job.turned = job.turned and not job.by_points
     job.vectors, step = VECTORS, MAX_ROWS
+    # Taps as far apart as all channels would fall on few sets of the L1 cache.
+    job.strip = WIDTH if job.channel_block >= 2 * WIDTH and not job.turned else job.channel_block
     if job.turned:
         job.parts = 1
         job.b_block = 1 if lane.spread else min(lane.k, MOST_LANES // LANES)
         job.width = job.channel_block * job.b_block
-        i = min(job.b_block, <Py_ssize_t>MAX_ROWS)
-        job.vectors = 8 if 8 * i <= MAX_ACC else (4 if 4 * i <= MAX_ACC else 2)
+        job.vectors = 8 if job.b_block == 1 else 4
         step = job.vectors * LANES
         job.lanes = ceil_div(min(job.rows, MOST_LANES), step) * step
         room = SUMS_BYTES // (job.width * job.lanes * <Py_ssize_t>sizeof(real))
@@ -489,21 +737,35 @@ cdef void lay_out(Job* job, int threads) noexcept:
         job.lanes = ceil_div(job.width, WIDTH) * WIDTH
         room = SUMS_BYTES // (MAX_ROWS * job.parts * job.lanes * <Py_ssize_t>sizeof(real))
         groups = max(1, min(room // max(1, min(line.k, room)), MOST_ROWS // MAX_ROWS))
+    if job.by_points:
+        job.lanes += WIDTH  # whole vectors of channels are written for each kernel position
+        room, groups = line.k, ceil_div(POINT_ROWS, MAX_ROWS)
     job.a_block = 1 if line.spread else max(1, min(line.k, room))
     # Of the panel of a patch, what the kernel reaches past its outputs is gathered once more for the next one.
     job.lines = extent(line, 1, job.a_block)
-    job.patch_width = ceil_div(lane.m, ceil_div(lane.m, 2 * CHUNK))
+    job.patch_width = ceil_div(lane.m, ceil_div(lane.m, 2 * MOST_TILES if job.by_points else 2 * CHUNK))
+    if job.by_points:
+        job.patch_width += job.patch_width % 2
     job.columns = extent(lane, job.patch_width, job.b_block)
     room = PANEL_BYTES // (job.columns * job.channel_block * <Py_ssize_t>sizeof(real)) - job.lines
     job.patch_lines = max(CHUNK // job.patch_width, 1 + room // (1 if line.spread else line.s))
     job.patch_lines = max(1, min(job.patch_lines, line.m, MOST_TAPS // job.patch_width))
     job.patch_lines = ceil_div(line.m, ceil_div(line.m, job.patch_lines))
+    if job.by_points:
+        job.patch_lines += job.patch_lines % 2
     job.lines = extent(line, job.patch_lines, job.a_block)
     job.line_patches = ceil_div(line.m, job.patch_lines)
-    job.patches = job.places * job.line_patches * ceil_div(lane.m, job.patch_width)
+    job.patch_places = 1
+    if job.patch_lines >= line.m and job.patch_width >= lane.m:
+        room = PANEL_BYTES // (job.lines * job.columns * job.channel_block * <Py_ssize_t>sizeof(real))
+        job.patch_places = max(1, min(room, job.places, MOST_TAPS // (job.patch_lines * job.patch_width)))
+        job.patch_places = ceil_div(job.places, ceil_div(job.places, job.patch_places))
+    job.area = job.patch_places * job.lines * job.columns * job.strip + LANES * (job.strip + LANES)
+    job.patches = ceil_div(job.places, job.patch_places) * job.line_patches * ceil_div(lane.m, job.patch_width)
+    taps = job.patches * job.patch_places * job.patch_lines * job.patch_width  # or a few more
     i = job.groups * job.rows * job.channels * job.kernels * line.k * lane.k * <Py_ssize_t>sizeof(real)
-    i = min(max(1, PARTIAL_BYTES // i), max(1, job.patches * job.patch_lines * job.patch_width // SLICE))
-    job.rounds = ceil_div(job.patches * job.patch_lines * job.patch_width, i * MOST_SLICE)
+    i = min(max(1, PARTIAL_BYTES // i), max(1, taps // SLICE))
+    job.rounds = ceil_div(taps, i * MOST_SLICE)
     job.slice = ceil_div(job.patches, i * job.rounds)
     job.rounds = ceil_div(job.patches, i * job.slice)
     job.slices = min(i, ceil_div(job.patches, job.slice))
@@ -514,7 +776,14 @@ cdef void lay_out(Job* job, int threads) noexcept:
     if threads > 1 and i < 4 * threads:
         groups = min(groups, max(1, ceil_div(job.rows, step) * i // (4 * threads)))
     job.row_block = min(job.rows, groups * step)
+    job.row_block = ceil_div(job.rows, ceil_div(job.rows, job.row_block))
     job.row_blocks = ceil_div(job.rows, job.row_block)
+    if job.by_points:  # points on different sets of the cache
+        job.u_row = MOST_TILES + LANES
+        job.u_point = job.row_block * job.u_row + LINE // <Py_ssize_t>sizeof(real)
+        job.v_tile = ceil_div(job.strip, LANES) * LANES
+        job.v_strip = MOST_TILES * job.v_tile
+        job.v_point = ceil_div(job.channel_block, job.strip) * job.v_strip + LINE // <Py_ssize_t>sizeof(real)
     job.units = i * job.row_blocks
 
 
@@ -589,7 +858,7 @@ cdef class Weights:
             if job.partial == NULL:
                 raise MemoryError()
         work = <double>job.row_block * job.width * job.parts * job.a_block
-        work *= job.slice * job.patch_lines * job.patch_width
+        work *= job.slice * job.patch_places * job.patch_lines * job.patch_width
         slab = <Py_ssize_t>max(<double>threads, min(<double>job.units, SLAB_SECONDS * self.rate * threads / work))
         try:
             for job.turn in range(job.rounds):
@@ -607,3 +876,17 @@ cdef class Weights:
         if failed:
             raise MemoryError("no scratch memory for the kernel")
         return 0
+
+
+cdef class WinogradWeights(Weights):
+    """The same for kernels that end in 3 x 3 at stride 1, by points."""
+
+    def __cinit__(self, *_):
+        self.job.by_points = True
+
+    def run(
+        self, cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray w not None, bias, bint watched, int threads
+    ):
+        """`w`, if that is `watched` and not all finite."""
+        Weights.run(self, g, x, w, bias, threads)
+        return w if watched and not np.isfinite(w).all() else None

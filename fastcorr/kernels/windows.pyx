@@ -29,13 +29,12 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.float cimport DBL_MAX
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t
-from libc.stdlib cimport malloc
 cimport numpy as cnp
 
 import numpy as np
 
 from .line cimport CONSTANT, Format, extend, format_of, gather, load, store
-from .team cimport run_units
+from .team cimport run_units, take_block
 from .tile cimport LANES, always_inline_void, ceil_div, real, vec, vec_load, vec_zero
 
 cnp.import_array()
@@ -114,7 +113,7 @@ cdef void find_part(const Job* job, Py_ssize_t unit, Part* part) noexcept nogil:
 cdef void* scratch_new(const void* given) noexcept nogil:
     cdef const Job* job = <const Job*>given
     cdef Py_ssize_t panel = job.lines * job.pitch, plane = job.plane * job.pitch
-    cdef Scratch* s = <Scratch*>malloc(sizeof(Scratch) + (2 * panel + 3 * plane + 3 * job.pitch) * sizeof(real))
+    cdef Scratch* s = <Scratch*>take_block(sizeof(Scratch) + (2 * panel + 3 * plane + 3 * job.pitch) * sizeof(real))
     if s == NULL:
         return NULL
     s.block = s

@@ -39,7 +39,7 @@ import numpy as np
 
 from .line cimport Format, all_finite, copy_line, extend, format_of, gather, real_type, store, transpose
 from .panel cimport Axis, find_place, image_start
-from .team cimport run_units
+from .team cimport run_units, take_block
 from .tile cimport (
     CHUNK, LANES, MAX_ROWS, always_inline_void, ceil_div, local_vec, most_rows, most_vectors, real, tile, tile_vectors,
     vec, vec_load, vec_even, vec_lower, vec_odd, vec_upper,
@@ -440,7 +440,7 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     cdef Py_ssize_t v = POINTS * job.point, line = 8 * job.columns
     cdef Py_ssize_t sums = job.together * job.features * POINTS * job.block, woven = 4 * job.block
     cdef Py_ssize_t reals = taps + u + v + 2 * line + sums + woven, i
-    cdef void* block = malloc(
+    cdef void* block = take_block(
         64 + head + reals * sizeof(real) + job.images * sizeof(void*) + job.block * sizeof(Piece)
     )
     if block == NULL:
