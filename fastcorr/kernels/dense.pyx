@@ -27,6 +27,8 @@ CALLER MUST give A in the build's own type, and a y that is aligned, native and 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdlib cimport malloc
 from libc.string cimport memset
+from libc.stdio cimport printf
+from libc.stdlib cimport getenv, atoi
 cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store, weave
@@ -41,6 +43,7 @@ cnp.import_array()
 cdef enum:
     MAX_AXES = 64
     SPREAD = 4                         # strides from tap to tap; from there on they share few samples
+    LINE = 64 // sizeof(real)          # reals of a cache line
 
 # Per thread, most of it in a 1 MB L2; 192 and 384 kB of sums are much alike, less is slower.
 cdef Py_ssize_t SUMS_BYTES = 384 << 10
@@ -476,7 +479,7 @@ cdef void* scratch_new(const void* given) noexcept nogil:
         packed = (CHUNK + LANES) * job.lanes
         line = job.phases * LANES * (job.segment + LANES)
     reals = sums + start + panel + packed + line
-    cdef void* block = malloc(64 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
+    cdef void* block = malloc(128 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
     if block == NULL:
         return NULL
     cdef char* p = <char*>((<size_t>block + 63) // 64 * 64)
@@ -488,10 +491,10 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     s.image_lane = s.source + CHUNK
     s.image_weight = s.image_lane + job.image_taps
     s.phase = s.image_weight + job.image_taps
-    s.sums = <real*>(s.phase + job.phases + 1)
-    s.start = s.sums + sums
-    s.panel = s.start + start
-    s.packed = s.panel + panel
+    s.sums = <real*>((<size_t>(s.phase + job.phases + 1) + 63) // 64 * 64)
+    s.panel = s.sums + sums
+    s.start = s.panel + panel
+    s.packed = s.start + start
     s.line = s.packed + packed
     memset(s.panel, 0, panel * sizeof(real))
     find_image_taps(job, s)
@@ -567,6 +570,8 @@ cdef double lay_out_straight(Job* job) noexcept:
         time = tiles_time(job.rows, (job.lines - 1) * job.pitch + job.segment, job.vectors) + panel_time(job)
         if job.lines > 1 and job.pitch > job.segment:  # sums with gaps between go to y later, which is out of cache
             time += 16.0 * job.phases * job.rows * job.lines * job.segment / (LANES * job.images * job.image_taps)
+        if job.packed:
+            time += 3.0 * job.rows
         time *= ceil_div(line.m, job.lines)
         if best < 0 or time <= best:
             best, best_lines = time, job.lines
@@ -640,7 +645,9 @@ cdef void count_units(Job* job) noexcept:
     job.row_blocks = ceil_div(job.rows, job.row_block)
     job.units = job.groups * job.place_blocks * job.line_blocks * job.segments * job.row_blocks
     job.apart = job.lanes * (job.entries * job.lines * job.segment if job.turned else job.row_block)
-    job.plane = line.strips * lane.strips * (job.lines + line.shift) * job.pitch
+    # An odd number of cache lines, or the lanes of many taps fall into few sets of the cache.
+    job.plane = ceil_div(line.strips * lane.strips * (job.lines + line.shift) * job.pitch, LINE) | 1
+    job.plane *= LINE
 
 
 cdef void lay_out(Job* job, int threads) noexcept:
@@ -666,7 +673,12 @@ cdef void lay_out(Job* job, int threads) noexcept:
     j = line.k * ceil_div(lane.k, kernel_step(lane.s, abs(lane.p)))
     job.together = min(job.images, max(1, CHUNK // j))
     turned = job[0]
-    if lay_out_turned(&turned) < lay_out_straight(job):
+    cdef double aa = lay_out_turned(&turned), bb = lay_out_straight(job)
+    if getenv("DBG")!=NULL:
+        printf("turned %g lines %ld seg %ld ent %ld rb %ld | straight %g lines %ld seg %ld rb %ld vec %d tog %ld\n", aa, turned.lines, turned.segment,turned.entries,turned.row_block, bb, job.lines, job.segment, job.row_block, job.vectors, job.together)
+    if getenv("TURN")!=NULL:
+        aa = -1 if atoi(getenv("TURN")) else 1e30
+    if aa < bb:
         job[0] = turned
     share_out(job, threads)
 
