@@ -267,16 +267,15 @@ cdef void add_taps(
     cdef const real* src[MAX_ROWS]
     cdef real* dst[MAX_ROWS]
     cdef Py_ssize_t width = job.vectors * LANES, across = job.a_row // <Py_ssize_t>sizeof(real), at = 0, r, k, v
-    cdef Py_ssize_t groups = ceil_div(b.r1 - b.r0, MAX_ROWS)
+    cdef Py_ssize_t rows = b.r1 - b.r0, groups = ceil_div(rows, MAX_ROWS)
     cdef const real* a
-    cdef real* packed
     cdef real* y = y_row(job, b, 0, b.r0)
     cdef int n, i, vectors
     while at < b.lanes:
         vectors = tile_vectors(job.vectors, b.lanes - at)
         r = 0
         for k in range(groups):
-            n = <int>ceil_div(b.r1 - b.r0 - r, groups - k)  # rows are shared out evenly
+            n = <int>(rows // groups + (k < rows % groups))  # rows are shared out evenly
             for i in range(n):
                 dst[i] = sums + (r + i) * job.lanes + at
                 src[i] = dst[i]
@@ -290,27 +289,29 @@ cdef void add_taps(
                     dst[i] = y + (r + i) * (job.y_row // <Py_ssize_t>sizeof(real)) + at
             a = <const real*>(job.a + b.group * job.a_group + (b.r0 + r) * job.a_row)
             if job.packed:
-                packed = s.packed + k * taps * MAX_ROWS
-                if at == 0:
-                    pack_rows(a, across, n, s.source, taps, packed)
-                a = packed
+                a = s.packed + k * taps * MAX_ROWS
             tile_apart(n, vectors, taps, s.tap, at, a, s.weight, 1 if job.packed else across, src, dst)
             r += n
         at += vectors * LANES
 
 
-cdef void pack_rows(
-    const real* a, Py_ssize_t across, int rows, const Py_ssize_t* source, Py_ssize_t taps, real* to
-) noexcept nogil:
-    """Straight: the weights of the rows of a tile, MAX_ROWS of a tap side by side."""
-    cdef Py_ssize_t row[MAX_ROWS]
-    cdef Py_ssize_t t
-    cdef int i
-    for i in range(MAX_ROWS):
-        row[i] = min(i, rows - 1) * across
+cdef void pack_rows(const Job* job, const Block* b, Py_ssize_t taps, Scratch* s) noexcept nogil:
+    """Straight: the weights of a chunk, those of the rows of a tile side by side."""
+    cdef const real* a = <const real*>(job.a + b.group * job.a_group + b.r0 * job.a_row)
+    cdef const real* p
+    cdef real* to
+    cdef Py_ssize_t across = job.a_row // <Py_ssize_t>sizeof(real), rows = b.r1 - b.r0, t, k
+    cdef Py_ssize_t groups = ceil_div(rows, MAX_ROWS), n = rows // groups, more = rows % groups, i
     for t in range(taps):
-        for i in range(MAX_ROWS):
-            to[t * MAX_ROWS + i] = a[source[t] + row[i]]
+        p = a + s.source[t]
+        to = s.packed + t * MAX_ROWS
+        for k in range(groups - 1):
+            for i in range(MAX_ROWS):  # that of the next tile, too, if there is room
+                to[i] = p[i * across]
+            p += (n + (k < more)) * across
+            to += taps * MAX_ROWS
+        for i in range(n):
+            to[i] = p[i * across]
 
 
 cdef void pack_weights(const Job* job, const Block* b, Py_ssize_t taps, Scratch* s) noexcept nogil:
@@ -457,6 +458,8 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
                     pack_weights(job, &b, t1 - t0, s)
                     add_turned(job, &b, sums, t1 - t0, first + t0 == 0, s)
                 else:
+                    if job.packed:
+                        pack_rows(job, &b, t1 - t0, s)
                     add_taps(job, &b, sums, t1 - t0, first + t0 == 0, straight, s)
         first += images
     if job.turned:
