@@ -32,13 +32,14 @@ cimport numpy as cnp
 from .line cimport Format, copy_line, extend, format_of, gather, real_type, store
 from .panel cimport Axis, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
 from .team cimport run_units
-from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, ceil_div, real, tile_apart, tile_vectors, turn
+from .tile cimport CHUNK, LANES, MAX_ROWS, ceil_div, most_rows, most_vectors, real, tile_apart, tile_vectors, turn
 
 cnp.import_array()
 
 cdef enum:
     MAX_AXES = 64
     SPREAD = 4                         # strides from tap to tap; from there on they share few samples
+    CACHE_LINE = 64 // sizeof(real)
 
 # Per thread, most of it in a 1 MB L2; 192 and 384 kB of sums are much alike, less is slower.
 cdef Py_ssize_t SUMS_BYTES = 384 << 10
@@ -81,8 +82,8 @@ cdef struct Scratch:
     void* block
     real* sums                         # [row][lane]
     real* panel                        # [image][place][strip of lines][strip of lanes][line][lane]
-    real* packed                       # turned: [tap][output channel]
-    real* start                        # [row of a tile][lane of a tile]: its bias; turned: [output channel]
+    real* packed                       # turned: [tap][output channel of a tile]
+    real* start                        # [row][lane of a tile]: its bias; turned: [output channel]
     real* line                         # turned: [LANES output channels][position]
     const real** tap
     Py_ssize_t* weight                 # of each tap, from that of the first one, in reals
@@ -211,7 +212,6 @@ cdef void find_taps(
         if job.turned:  # the panel's samples are weights of the tile, the weights its lanes
             s.source[t] = s.weight[t]
             s.weight[t] = p - s.panel
-            s.tap[t] = s.packed + t * job.lanes
         at += 1
         if at == job.image_taps:
             at = 0
@@ -243,59 +243,62 @@ cdef void add_taps(
     const Job* job, const Block* b, Py_ssize_t taps, bint first, Py_ssize_t straight, Scratch* s
 ) noexcept nogil:
     """All products of a chunk, to the sums, or from tile to y as far as it holds lanes before `straight`."""
-    cdef const real* src[MAX_ROWS]
-    cdef real* dst[MAX_ROWS]
-    cdef Py_ssize_t width = job.vectors * LANES, across = job.a_row // <Py_ssize_t>sizeof(real), at = 0, r, k, v
-    cdef Py_ssize_t groups = ceil_div(b.r1 - b.r0, MAX_ROWS)
-    cdef const real* a
+    cdef Py_ssize_t width = job.vectors * LANES, across = job.a_row // <Py_ssize_t>sizeof(real), at = 0, src_step, dst_step
+    cdef const real* a = <const real*>(job.a + b.group * job.a_group + b.r0 * job.a_row)
     cdef real* y = y_row(job, b, 0, b.r0)
-    cdef int n, i, vectors
+    cdef const real* src
+    cdef real* dst
+    cdef int vectors
     while at < b.lanes:
         vectors = tile_vectors(job.vectors, b.lanes - at)
-        r = 0
-        for k in range(groups):
-            n = <int>ceil_div(b.r1 - b.r0 - r, groups - k)  # rows are shared out evenly
-            for i in range(n):
-                dst[i] = s.sums + (r + i) * job.lanes + at
-                src[i] = dst[i]
-                if first:
-                    src[i] = NULL
-                    if job.bias != NULL:
-                        for v in range(vectors * LANES):
-                            s.start[i * width + v] = job.bias[b.group * job.rows + b.r0 + r + i]
-                        src[i] = s.start + i * width
-                if at + vectors * LANES <= straight:
-                    dst[i] = y + (r + i) * (job.y_row // <Py_ssize_t>sizeof(real)) + at
-            a = <const real*>(job.a + b.group * job.a_group + (b.r0 + r) * job.a_row)
-            tile_apart(n, vectors, taps, s.tap, at, a, s.weight, across, src, dst)
-            r += n
+        dst, dst_step = s.sums + at, job.lanes
+        src, src_step = dst, dst_step
+        if first:
+            src, src_step = (s.start if job.bias != NULL else NULL), width
+        if at + vectors * LANES <= straight:
+            dst, dst_step = y + at, job.y_row // <Py_ssize_t>sizeof(real)
+        tile_apart(b.r1 - b.r0, vectors, taps, s.tap, at, a, s.weight, across, src, src_step, dst, dst_step)
         at += vectors * LANES
 
 
-cdef void pack_weights(const Job* job, const Block* b, Py_ssize_t taps, Scratch* s) noexcept nogil:
-    """Turned: the weights of a chunk, output channels side by side."""
-    cdef const real* a = <const real*>(job.a + b.group * job.a_group + b.r0 * job.a_row)
+cdef void spread_bias(const Job* job, const Block* b, Scratch* s) noexcept nogil:
+    """What the first chunk is added to."""
+    cdef const real* bias = job.bias + b.group * job.rows + b.r0
+    cdef Py_ssize_t width = job.vectors * LANES, r, v
+    if job.turned:
+        copy_line(bias, s.start, b.r1 - b.r0)
+        return
+    for r in range(b.r1 - b.r0):
+        for v in range(width):
+            s.start[r * width + v] = bias[r]
+
+
+cdef void pack_weights(
+    const Job* job, const Block* b, Py_ssize_t taps, Py_ssize_t at, Py_ssize_t width, Scratch* s
+) noexcept nogil:
+    """Turned: a chunk of the weights of `width` output channels from `at` on, channels side by side."""
+    cdef const real* a = <const real*>(job.a + b.group * job.a_group + (b.r0 + at) * job.a_row)
     cdef const real* p
     cdef real* to
-    cdef Py_ssize_t across = job.a_row // <Py_ssize_t>sizeof(real), rows = b.r1 - b.r0, t, run, r = 0, n, i
+    cdef Py_ssize_t across = job.a_row // <Py_ssize_t>sizeof(real), rows = min(width, b.r1 - b.r0 - at), t, run, r = 0, n, i
     if across == 1:
         for t in range(taps):
-            copy_line(a + s.source[t], s.packed + t * job.lanes, rows)
+            copy_line(a + s.source[t], s.packed + t * width, rows)
         return
     while r < rows:  # LANES rows at a time: many more may fall into few sets of the cache
         n = min(<Py_ssize_t>LANES, rows - r)
         t = 0
         while t < taps:
             p = a + r * across + s.source[t]
-            to = s.packed + t * job.lanes + r
+            to = s.packed + t * width + r
             run = 1  # taps that follow each other
             while run < LANES and t + run < taps and s.source[t + run] == s.source[t] + run:
                 run += 1
             if run > 1 and n == LANES and <const char*>(p + (n - 1) * across + LANES) <= job.a_end:
-                turn(p, across, LANES, run, to, job.lanes)
+                turn(p, across, LANES, run, to, width)
             else:
                 for i in range(run):
-                    pick(p + i, across, to + i * job.lanes, n)
+                    pick(p + i, across, to + i * width, n)
             t += run
         r += n
 
@@ -308,31 +311,24 @@ cdef inline void pick(const real* p, Py_ssize_t step, real* to, Py_ssize_t n) no
 
 cdef void add_turned(const Job* job, const Block* b, Py_ssize_t taps, bint first, Scratch* s) noexcept nogil:
     """All products of a chunk, to the sums: positions are the tile's rows, output channels its lanes."""
-    cdef const real* src[MAX_ROWS]
-    cdef real* dst[MAX_ROWS]
-    cdef Py_ssize_t rows = b.r1 - b.r0, at = 0, left, i, k, groups = ceil_div(b.width, MAX_ROWS)
+    cdef Py_ssize_t rows = b.r1 - b.r0, at = 0, src_step, i
     cdef const real* p
+    cdef const real* src
     cdef real* sums
-    cdef int n, q, vectors
-    if first and job.bias != NULL:
-        copy_line(job.bias + b.group * job.rows + b.r0, s.start, rows)
+    cdef int vectors
     while at < rows:
         vectors = tile_vectors(job.vectors, rows - at)
+        pack_weights(job, b, taps, at, vectors * LANES, s)
+        for i in range(taps):
+            s.tap[i] = s.packed + i * vectors * LANES
         sums = s.sums + at
         for i in range(b.entries * b.lines):
             p = s.panel + i // b.lines * job.plane + i % b.lines * job.pitch
-            left = b.width
-            for k in range(groups):
-                n = <int>ceil_div(left, groups - k)  # positions are shared out evenly
-                for q in range(n):
-                    dst[q] = sums
-                    src[q] = sums
-                    if first:
-                        src[q] = s.start + at if job.bias != NULL else NULL
-                    sums += job.lanes
-                tile_apart(n, vectors, taps, s.tap, at, p, s.weight, 1, src, dst)
-                p += n
-                left -= n
+            src, src_step = sums, job.lanes
+            if first:
+                src, src_step = (s.start + at if job.bias != NULL else NULL), 0
+            tile_apart(b.width, vectors, taps, s.tap, 0, p, s.weight, 1, src, src_step, sums, job.lanes)
+            sums += b.width * job.lanes
         at += vectors * LANES
 
 
@@ -389,6 +385,8 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
     cdef Scratch* s = <Scratch*>scratch
     cdef Block b = find_block(job, unit)
     cdef Py_ssize_t first = 0, images, taps, t0, t1, straight = 0
+    if job.bias != NULL:
+        spread_bias(job, &b, s)
     while first < job.images:
         images = min(job.together, job.images - first)
         taps = images * job.image_taps
@@ -401,7 +399,6 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
                 straight = whole_tiles(job.vectors, b.lanes)
             find_taps(job, &b, first, t0, t1, s)
             if job.turned:
-                pack_weights(job, &b, t1 - t0, s)
                 add_turned(job, &b, t1 - t0, first + t0 == 0, s)
             else:
                 add_taps(job, &b, t1 - t0, first + t0 == 0, straight, s)
@@ -418,12 +415,12 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64, tables = 3 * CHUNK + 2 * job.image_taps
     # Lanes and rows past the last are read, and written to scratch.
     cdef Py_ssize_t panel = job.together * job.entries * job.plane + job.lanes + job.pitch
-    cdef Py_ssize_t sums = job.row_block * job.lanes, start = MAX_ROWS * job.vectors * LANES
+    cdef Py_ssize_t sums = job.row_block * job.lanes, start = job.row_block * job.vectors * LANES
     cdef Py_ssize_t packed = 0, line = 0, reals
     if job.turned:
         sums = (job.entries * job.lines * job.segment + LANES) * job.lanes
         start = job.lanes
-        packed = (CHUNK + LANES) * job.lanes
+        packed = CHUNK * job.vectors * LANES
         line = LANES * (job.segment + LANES)
     reals = sums + start + panel + packed + line
     cdef void* block = malloc(64 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
@@ -475,7 +472,7 @@ cdef inline bint same_lanes(const Axis* axis) noexcept:
 
 cdef double tiles_time(Py_ssize_t rows, Py_ssize_t lanes, int most) noexcept:
     """Of so many rows by so many lanes, in tiles of at most `most` vectors; each takes 1 beside its products."""
-    cdef Py_ssize_t groups = ceil_div(rows, MAX_ROWS), vectors = ceil_div(lanes, LANES)
+    cdef Py_ssize_t groups = ceil_div(rows, most_rows(most)), vectors = ceil_div(lanes, LANES)
     return rows * vectors + <double>groups * ceil_div(vectors, most)
 
 
@@ -504,8 +501,7 @@ cdef double lay_out_straight(Job* job) noexcept:
     cdef Py_ssize_t i, most, best_lines = 1
     cdef double time, best = -1
     job.turned, job.entries = False, 1
-    i = min(job.rows, <Py_ssize_t>MAX_ROWS)
-    job.vectors = 8 if 8 * i <= MAX_ACC else (4 if 4 * i <= MAX_ACC else 2)
+    job.vectors = most_vectors(job.rows)
     most = min(MOST_LANES, max(job.vectors * LANES, SUMS_BYTES // (job.rows * <Py_ssize_t>sizeof(real))))
     most = min(most, PANEL_BYTES // (job.together * <Py_ssize_t>sizeof(real)))
     lay_out_lines(job, most)
@@ -518,8 +514,8 @@ cdef double lay_out_straight(Job* job) noexcept:
             best, best_lines = time, job.lines
     job.lines = best_lines
     job.lanes = ceil_div((job.lines - 1) * job.pitch + job.segment, job.vectors * LANES) * job.vectors * LANES
-    i = max(1, SUMS_BYTES // (job.lanes * MAX_ROWS * <Py_ssize_t>sizeof(real)))  # groups of rows
-    job.row_block = min(job.rows, i * MAX_ROWS)
+    i = most_rows(job.vectors)
+    job.row_block = min(job.rows, max(1, SUMS_BYTES // (job.lanes * i * <Py_ssize_t>sizeof(real))) * i)
     return best * job.segments
 
 
@@ -528,7 +524,7 @@ cdef double lay_out_turned(Job* job) noexcept:
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef Py_ssize_t most = PACKED_BYTES // (CHUNK * <Py_ssize_t>sizeof(real)), width
     cdef double time, leave
-    job.turned, job.vectors = True, MAX_ACC // MAX_ROWS
+    job.turned, job.vectors = True, most_vectors(MAX_ROWS)
     width = job.vectors * LANES
     job.row_block = ceil_div(job.rows, ceil_div(job.rows, most))
     if job.row_block < job.rows:
@@ -562,7 +558,7 @@ cdef double pack_time(const Job* job) noexcept:
 
 cdef void share_out(Job* job, int threads) noexcept:
     """The units; smaller ones where there are too few for the threads."""
-    cdef Py_ssize_t step = job.vectors * LANES if job.turned else MAX_ROWS, wanted = 4 * threads
+    cdef Py_ssize_t step = job.vectors * LANES if job.turned else most_rows(job.vectors), wanted = 4 * threads
     count_units(job)
     if threads == 1 or job.units >= wanted:
         return
@@ -584,7 +580,8 @@ cdef void count_units(Job* job) noexcept:
     job.line_blocks = ceil_div(line.m, job.lines)
     job.row_blocks = ceil_div(job.rows, job.row_block)
     job.units = job.groups * job.place_blocks * job.line_blocks * job.segments * job.row_blocks
-    job.plane = line.strips * lane.strips * (job.lines + line.shift) * job.pitch
+    # An odd number of cache lines: planes a power of two apart would share a few sets of the L1 cache.
+    job.plane = (ceil_div(line.strips * lane.strips * (job.lines + line.shift) * job.pitch, CACHE_LINE) | 1) * CACHE_LINE
 
 
 cdef void lay_out(Job* job, int threads) noexcept:
