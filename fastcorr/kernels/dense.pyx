@@ -36,14 +36,14 @@ from .panel cimport (
     Axis, find_place, first_sample, image_start, kernel_step, leaves_gaps, residue_of, take_residue, unit_axis
 )
 from .team cimport run_units
-from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, ceil_div, real, tile_apart, tile_vectors, turn
+from .tile cimport CHUNK, LANES, MAX_ROWS, ceil_div, most_rows, most_vectors, real, tile_apart, tile_vectors, turn
 
 cnp.import_array()
 
 cdef enum:
     MAX_AXES = 64
     SPREAD = 4                         # strides from tap to tap; from there on they share few samples
-    LINE = 64 // sizeof(real)          # reals of a cache line
+    CACHE_LINE = 64 // sizeof(real)
 
 # Per thread, most of it in a 1 MB L2; 192 and 384 kB of sums are much alike, less is slower.
 cdef Py_ssize_t SUMS_BYTES = 384 << 10
@@ -90,8 +90,8 @@ cdef struct Scratch:
     void* block
     real* sums                         # [phase][row][lane]
     real* panel                        # [image][place][strip of lines][strip of lanes][line][lane]
-    real* packed                       # turned: [tap][output channel]; straight: [rows of a tile][tap][row]
-    real* start                        # [row of a tile][lane of a tile]: its bias; turned: [output channel]
+    real* packed                       # [tap][output channel]; turned: those of a tile
+    real* start                        # [row][lane of a tile]: its bias; turned: [output channel]
     real* line                         # turned: [phase][LANES output channels][position]
     const real** tap
     Py_ssize_t* weight                 # of each tap, from that of the first one, in reals
@@ -167,6 +167,11 @@ cdef void find_image_taps(const Job* job, Scratch* s) noexcept nogil:
     s.phase[job.phases] = t
 
 
+cdef inline Py_ssize_t packed_step(const Job* job) noexcept nogil:
+    """Straight: reals from tap to tap, an odd number of cache lines for the same reason as `plane`."""
+    return (ceil_div(job.row_block, CACHE_LINE) | 1) * CACHE_LINE
+
+
 cdef Py_ssize_t first_weight(const Job* job, Py_ssize_t image) noexcept nogil:
     """Of image number `image` of those that are summed, in reals."""
     cdef Py_ssize_t at = 0
@@ -230,9 +235,8 @@ cdef void find_taps(
         s.source[t] = s.weight[t] = weight + s.image_weight[begin + at]
         if job.turned:  # the panel's samples are weights of the tile, the weights its lanes
             s.weight[t] = p - s.panel
-            s.tap[t] = s.packed + t * job.lanes
         elif job.packed:
-            s.weight[t] = t * MAX_ROWS
+            s.weight[t] = t * packed_step(job)
         at += 1
         if at == count:
             at = 0
@@ -264,80 +268,65 @@ cdef void add_taps(
     const Job* job, const Block* b, real* sums, Py_ssize_t taps, bint first, Py_ssize_t straight, Scratch* s
 ) noexcept nogil:
     """All products of a chunk, to `sums`, or from tile to y as far as it holds lanes before `straight`."""
-    cdef const real* src[MAX_ROWS]
-    cdef real* dst[MAX_ROWS]
-    cdef Py_ssize_t width = job.vectors * LANES, across = job.a_row // <Py_ssize_t>sizeof(real), at = 0, r, k, v
-    cdef Py_ssize_t rows = b.r1 - b.r0, groups = ceil_div(rows, MAX_ROWS)
-    cdef const real* a
+    cdef Py_ssize_t width = job.vectors * LANES, across = job.a_row // <Py_ssize_t>sizeof(real), at = 0, src_step, dst_step
+    cdef const real* a = <const real*>(job.a + b.group * job.a_group + b.r0 * job.a_row)
     cdef real* y = y_row(job, b, 0, b.r0)
-    cdef int n, i, vectors
+    cdef const real* src
+    cdef real* dst
+    cdef int vectors
+    if job.packed:
+        pack_weights(job, b, taps, 0, packed_step(job), s)
+        a, across = s.packed, 1
     while at < b.lanes:
         vectors = tile_vectors(job.vectors, b.lanes - at)
-        r = 0
-        for k in range(groups):
-            n = <int>(rows // groups + (k < rows % groups))  # rows are shared out evenly
-            for i in range(n):
-                dst[i] = sums + (r + i) * job.lanes + at
-                src[i] = dst[i]
-                if first:
-                    src[i] = NULL
-                    if job.bias != NULL:
-                        for v in range(vectors * LANES):
-                            s.start[i * width + v] = job.bias[b.group * job.rows + b.r0 + r + i]
-                        src[i] = s.start + i * width
-                if at + vectors * LANES <= straight:
-                    dst[i] = y + (r + i) * (job.y_row // <Py_ssize_t>sizeof(real)) + at
-            a = <const real*>(job.a + b.group * job.a_group + (b.r0 + r) * job.a_row)
-            if job.packed:
-                a = s.packed + k * taps * MAX_ROWS
-            tile_apart(n, vectors, taps, s.tap, at, a, s.weight, 1 if job.packed else across, src, dst)
-            r += n
+        dst, dst_step = sums + at, job.lanes
+        src, src_step = dst, dst_step
+        if first:
+            src, src_step = (s.start if job.bias != NULL else NULL), width
+        if at + vectors * LANES <= straight:
+            dst, dst_step = y + at, job.y_row // <Py_ssize_t>sizeof(real)
+        tile_apart(b.r1 - b.r0, vectors, taps, s.tap, at, a, s.weight, across, src, src_step, dst, dst_step)
         at += vectors * LANES
 
 
-cdef void pack_rows(const Job* job, const Block* b, Py_ssize_t taps, Scratch* s) noexcept nogil:
-    """Straight: the weights of a chunk, those of the rows of a tile side by side."""
-    cdef const real* a = <const real*>(job.a + b.group * job.a_group + b.r0 * job.a_row)
-    cdef const real* p
-    cdef real* to
-    cdef Py_ssize_t across = job.a_row // <Py_ssize_t>sizeof(real), rows = b.r1 - b.r0, t, k
-    cdef Py_ssize_t groups = ceil_div(rows, MAX_ROWS), n = rows // groups, more = rows % groups, i
-    for t in range(taps):
-        p = a + s.source[t]
-        to = s.packed + t * MAX_ROWS
-        for k in range(groups - 1):
-            for i in range(MAX_ROWS):  # that of the next tile, too, if there is room
-                to[i] = p[i * across]
-            p += (n + (k < more)) * across
-            to += taps * MAX_ROWS
-        for i in range(n):
-            to[i] = p[i * across]
+cdef void spread_bias(const Job* job, const Block* b, Scratch* s) noexcept nogil:
+    """What the first chunk is added to."""
+    cdef const real* bias = job.bias + b.group * job.rows + b.r0
+    cdef Py_ssize_t width = job.vectors * LANES, r, v
+    if job.turned:
+        copy_line(bias, s.start, b.r1 - b.r0)
+        return
+    for r in range(b.r1 - b.r0):
+        for v in range(width):
+            s.start[r * width + v] = bias[r]
 
 
-cdef void pack_weights(const Job* job, const Block* b, Py_ssize_t taps, Scratch* s) noexcept nogil:
-    """Turned: the weights of a chunk, output channels side by side."""
-    cdef const real* a = <const real*>(job.a + b.group * job.a_group + b.r0 * job.a_row)
+cdef void pack_weights(
+    const Job* job, const Block* b, Py_ssize_t taps, Py_ssize_t at, Py_ssize_t width, Scratch* s
+) noexcept nogil:
+    """A chunk of the weights of `width` output channels from `at` on, channels side by side."""
+    cdef const real* a = <const real*>(job.a + b.group * job.a_group + (b.r0 + at) * job.a_row)
     cdef const real* p
     cdef real* to
-    cdef Py_ssize_t across = job.a_row // <Py_ssize_t>sizeof(real), rows = b.r1 - b.r0, t, run, r = 0, n, i
+    cdef Py_ssize_t across = job.a_row // <Py_ssize_t>sizeof(real), rows = min(width, b.r1 - b.r0 - at), t, run, r = 0, n, i
     if across == 1:
         for t in range(taps):
-            copy_line(a + s.source[t], s.packed + t * job.lanes, rows)
+            copy_line(a + s.source[t], s.packed + t * width, rows)
         return
     while r < rows:  # LANES rows at a time: many more may fall into few sets of the cache
         n = min(<Py_ssize_t>LANES, rows - r)
         t = 0
         while t < taps:
             p = a + r * across + s.source[t]
-            to = s.packed + t * job.lanes + r
+            to = s.packed + t * width + r
             run = 1  # taps that follow each other
             while run < LANES and t + run < taps and s.source[t + run] == s.source[t] + run:
                 run += 1
             if run > 1 and n == LANES and <const char*>(p + (n - 1) * across + LANES) <= job.a_end:
-                turn(p, across, LANES, run, to, job.lanes)
+                turn(p, across, LANES, run, to, width)
             else:
                 for i in range(run):
-                    pick(p + i, across, to + i * job.lanes, n)
+                    pick(p + i, across, to + i * width, n)
             t += run
         r += n
 
@@ -352,31 +341,24 @@ cdef void add_turned(
     const Job* job, const Block* b, real* phase, Py_ssize_t taps, bint first, Scratch* s
 ) noexcept nogil:
     """All products of a chunk, to the sums of a phase: positions are the tile's rows, output channels its lanes."""
-    cdef const real* src[MAX_ROWS]
-    cdef real* dst[MAX_ROWS]
-    cdef Py_ssize_t rows = b.r1 - b.r0, at = 0, left, i, k, groups = ceil_div(b.width, MAX_ROWS)
+    cdef Py_ssize_t rows = b.r1 - b.r0, at = 0, src_step, i
     cdef const real* p
+    cdef const real* src
     cdef real* sums
-    cdef int n, q, vectors
-    if first and job.bias != NULL:
-        copy_line(job.bias + b.group * job.rows + b.r0, s.start, rows)
+    cdef int vectors
     while at < rows:
         vectors = tile_vectors(job.vectors, rows - at)
+        pack_weights(job, b, taps, at, vectors * LANES, s)
+        for i in range(taps):
+            s.tap[i] = s.packed + i * vectors * LANES
         sums = phase + at
         for i in range(b.entries * b.lines):
             p = s.panel + i // b.lines * job.plane + i % b.lines * job.pitch
-            left = b.width
-            for k in range(groups):
-                n = <int>ceil_div(left, groups - k)  # positions are shared out evenly
-                for q in range(n):
-                    dst[q] = sums
-                    src[q] = sums
-                    if first:
-                        src[q] = s.start + at if job.bias != NULL else NULL
-                    sums += job.lanes
-                tile_apart(n, vectors, taps, s.tap, at, p, s.weight, 1, src, dst)
-                p += n
-                left -= n
+            src, src_step = sums, job.lanes
+            if first:
+                src, src_step = (s.start + at if job.bias != NULL else NULL), 0
+            tile_apart(b.width, vectors, taps, s.tap, 0, p, s.weight, 1, src, src_step, sums, job.lanes)
+            sums += b.width * job.lanes
         at += vectors * LANES
 
 
@@ -442,6 +424,8 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
     cdef Block b = find_block(job, unit)
     cdef Py_ssize_t first = 0, images, taps, phase, chunk, t0, t1, straight = 0
     cdef real* sums
+    if job.bias != NULL:
+        spread_bias(job, &b, s)
     while first < job.images:
         images = min(job.together, job.images - first)
         gather_block(job, &b, first, images, s)
@@ -455,11 +439,8 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
                     straight = whole_tiles(job.vectors, b.lanes)
                 find_taps(job, &b, phase, first, t0, t1, s)
                 if job.turned:
-                    pack_weights(job, &b, t1 - t0, s)
                     add_turned(job, &b, sums, t1 - t0, first + t0 == 0, s)
                 else:
-                    if job.packed:
-                        pack_rows(job, &b, t1 - t0, s)
                     add_taps(job, &b, sums, t1 - t0, first + t0 == 0, straight, s)
         first += images
     if job.turned:
@@ -474,15 +455,15 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64, tables = 3 * CHUNK + 2 * job.image_taps + job.phases + 1
     # Lanes and rows past the last are read, and written to scratch.
     cdef Py_ssize_t panel = job.together * job.entries * job.plane + job.lanes + job.pitch
-    cdef Py_ssize_t sums = job.phases * job.apart, start = MAX_ROWS * job.vectors * LANES
-    cdef Py_ssize_t packed = CHUNK * (job.row_block + MAX_ROWS) if job.packed else 0, line = 0, reals
+    cdef Py_ssize_t sums = job.phases * job.apart, start = job.row_block * job.vectors * LANES
+    cdef Py_ssize_t packed = CHUNK * packed_step(job) if job.packed else 0, line = 0, reals
     if job.turned:
         sums += LANES * job.lanes
         start = job.lanes
-        packed = (CHUNK + LANES) * job.lanes
+        packed = CHUNK * job.vectors * LANES
         line = job.phases * LANES * (job.segment + LANES)
     reals = sums + start + panel + packed + line
-    cdef void* block = malloc(128 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
+    cdef void* block = malloc(64 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
     if block == NULL:
         return NULL
     cdef char* p = <char*>((<size_t>block + 63) // 64 * 64)
@@ -494,10 +475,10 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     s.image_lane = s.source + CHUNK
     s.image_weight = s.image_lane + job.image_taps
     s.phase = s.image_weight + job.image_taps
-    s.sums = <real*>((<size_t>(s.phase + job.phases + 1) + 63) // 64 * 64)
-    s.panel = s.sums + sums
-    s.start = s.panel + panel
-    s.packed = s.start + start
+    s.sums = <real*>(s.phase + job.phases + 1)
+    s.start = s.sums + sums
+    s.panel = s.start + start
+    s.packed = s.panel + panel
     s.line = s.packed + packed
     memset(s.panel, 0, panel * sizeof(real))
     find_image_taps(job, s)
@@ -533,7 +514,7 @@ cdef inline bint same_lanes(const Axis* axis) noexcept:
 
 cdef double tiles_time(Py_ssize_t rows, Py_ssize_t lanes, int most) noexcept:
     """Of so many rows by so many lanes, in tiles of at most `most` vectors; each takes 1 beside its products."""
-    cdef Py_ssize_t groups = ceil_div(rows, MAX_ROWS), vectors = ceil_div(lanes, LANES)
+    cdef Py_ssize_t groups = ceil_div(rows, most_rows(most)), vectors = ceil_div(lanes, LANES)
     return rows * vectors + <double>groups * ceil_div(vectors, most)
 
 
@@ -563,8 +544,7 @@ cdef double lay_out_straight(Job* job) noexcept:
     cdef double time, best = -1
     job.turned, job.entries = False, 1
     job.packed = abs(job.a_row) < abs(job.a_channel)  # a gradient: rows lie closer than taps
-    i = min(job.rows, <Py_ssize_t>MAX_ROWS)
-    job.vectors = 8 if 8 * i <= MAX_ACC else (4 if 4 * i <= MAX_ACC else 2)
+    job.vectors = most_vectors(job.rows)
     most = max(job.vectors * LANES, SUMS_BYTES // (job.phases * job.rows * <Py_ssize_t>sizeof(real)))
     most = min(<Py_ssize_t>MOST_LANES, most)
     most = min(most, PANEL_BYTES // (job.together * <Py_ssize_t>sizeof(real)))
@@ -580,8 +560,8 @@ cdef double lay_out_straight(Job* job) noexcept:
             best, best_lines = time, job.lines
     job.lines = best_lines
     job.lanes = ceil_div((job.lines - 1) * job.pitch + job.segment, job.vectors * LANES) * job.vectors * LANES
-    i = max(1, SUMS_BYTES // (job.phases * job.lanes * MAX_ROWS * <Py_ssize_t>sizeof(real)))  # groups of rows
-    job.row_block = min(job.rows, i * MAX_ROWS)
+    i = most_rows(job.vectors)
+    job.row_block = min(job.rows, max(1, SUMS_BYTES // (job.phases * job.lanes * i * <Py_ssize_t>sizeof(real))) * i)
     return best * job.segments
 
 
@@ -590,7 +570,7 @@ cdef double lay_out_turned(Job* job) noexcept:
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef Py_ssize_t most = PACKED_BYTES // (CHUNK * <Py_ssize_t>sizeof(real)), width
     cdef double time, leave
-    job.turned, job.vectors = True, MAX_ACC // MAX_ROWS
+    job.turned, job.vectors = True, most_vectors(MAX_ROWS)
     width = job.vectors * LANES
     job.row_block = ceil_div(job.rows, ceil_div(job.rows, most))
     if job.row_block < job.rows:
@@ -625,7 +605,7 @@ cdef double pack_time(const Job* job) noexcept:
 
 cdef void share_out(Job* job, int threads) noexcept:
     """The units; smaller ones where there are too few for the threads."""
-    cdef Py_ssize_t step = job.vectors * LANES if job.turned else MAX_ROWS, wanted = 4 * threads
+    cdef Py_ssize_t step = job.vectors * LANES if job.turned else most_rows(job.vectors), wanted = 4 * threads
     count_units(job)
     if threads == 1 or job.units >= wanted:
         return
@@ -648,9 +628,8 @@ cdef void count_units(Job* job) noexcept:
     job.row_blocks = ceil_div(job.rows, job.row_block)
     job.units = job.groups * job.place_blocks * job.line_blocks * job.segments * job.row_blocks
     job.apart = job.lanes * (job.entries * job.lines * job.segment if job.turned else job.row_block)
-    # An odd number of cache lines, or the lanes of many taps fall into few sets of the cache.
-    job.plane = ceil_div(line.strips * lane.strips * (job.lines + line.shift) * job.pitch, LINE) | 1
-    job.plane *= LINE
+    # An odd number of cache lines: planes a power of two apart would share a few sets of the L1 cache.
+    job.plane = (ceil_div(line.strips * lane.strips * (job.lines + line.shift) * job.pitch, CACHE_LINE) | 1) * CACHE_LINE
 
 
 cdef void lay_out(Job* job, int threads) noexcept:

@@ -35,9 +35,10 @@ cdef enum:
 
 
 cdef enum:
-    # Products a layer's kernel sums one by one before it adds them to what there is. A tile takes as long as seven more
-    # taps to begin and end: 95 GFLOP/s with 64, 100 with 128, 105 with 256. Sums of more would be less exact.
-    CHUNK = 256
+    # Products a layer's kernel sums one by one before it adds them to what there is. A tile takes as long as three more
+    # taps to begin and end, and its lanes of a chunk have to stay in the L1 cache beside the weights: of 99.9 GFLOP/s 90
+    # with 27, 98 with 64, 95 with 128, 82 with 256 (x86_64_v3). Sums of more would be less exact, too.
+    CHUNK = 128
 
 
 cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -87,102 +88,80 @@ cdef inline always_inline_void _clear(const int count, local_vec* total) noexcep
         total[i] = vec_zero()
 
 
-cdef inline always_inline_void _add(
-    const int rows, const int vectors, const real* const* src, Py_ssize_t shift, Py_ssize_t across, local_vec* acc
-) noexcept nogil:
-    cdef int r, v
-    for r in range(rows):
-        for v in range(vectors if src[r] != NULL else 0):
-            acc[r * vectors + v] += (<const vec*>(src[r] + shift + v * across))[0]
-
-
 cdef inline always_inline_void _tile(
     const bint apart, const bint own, const int rows, const int vectors, Py_ssize_t panels, Py_ssize_t taps,
-    const real* const* tap, Py_ssize_t at, const real* w, const Py_ssize_t* place, const real* const* src,
-    real* const* dst, Py_ssize_t step, bint carry, Py_ssize_t across,
+    const real* const* tap, Py_ssize_t at, const real* w, const Py_ssize_t* place, Py_ssize_t step, bint carry,
+    const real* const* src, real* const* dst, Py_ssize_t across, Py_ssize_t src_step, Py_ssize_t dst_step,
 ) noexcept nogil:
-    # `across`: reals from one vector of sums to the next.
+    # `across`: reals from one vector of sums to the next. Without a loop around them the sums would wait in memory, also
+    # where there is one panel.
     cdef local_vec acc[MAX_ACC]
-    cdef Py_ssize_t _panel, shift = 0
+    cdef Py_ssize_t _panel, shift = 0, src_shift = 0
     cdef int r, v
     for _panel in range(panels):
         if carry and not (apart or own):
             _clear(rows * vectors, acc)
-            _add(rows, vectors, src, shift, across, acc)
+            _add(False, rows, vectors, src, shift, across, 0, acc)
             _step(False, False, False, rows, vectors, taps, tap, at, w, NULL, step, acc)
         else:
             _step(apart, own, True, rows, vectors, taps, tap, at, w, place, step, acc)
-            _add(rows, vectors, src, shift, across, acc)
+            _add(apart, rows, vectors, src, src_shift if apart else shift, across, src_step, acc)
         for r in range(rows):
             for v in range(vectors):
-                (<vec*>(dst[r] + shift + v * across))[0] = acc[r * vectors + v]
-        at += step if own else vectors * LANES
-        shift += vectors * across
+                (<vec*>((dst[0] + r * dst_step if apart else dst[r]) + shift + v * across))[0] = acc[r * vectors + v]
+        if apart:
+            w += rows * step
+            shift += rows * dst_step
+            src_shift += rows * src_step
+        else:
+            at += step if own else vectors * LANES
+            shift += vectors * across
+
+
+cdef inline always_inline_void _add(
+    const bint apart, const int rows, const int vectors, const real* const* src, Py_ssize_t shift, Py_ssize_t across,
+    Py_ssize_t step, local_vec* acc,
+) noexcept nogil:
+    cdef int r, v
+    for r in range(rows):
+        for v in range(vectors if src[0 if apart else r] != NULL else 0):
+            acc[r * vectors + v] += (<const vec*>((src[0] + r * step if apart else src[r]) + shift + v * across))[0]
+
+
+cdef inline always_inline_void _tile_of(
+    const bint apart, const int vectors, int rows, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap,
+    Py_ssize_t at, const real* w, const Py_ssize_t* place, Py_ssize_t step, bint carry, const real* const* src,
+    real* const* dst, Py_ssize_t src_step, Py_ssize_t dst_step,
+) noexcept nogil:
+    if rows == 1:
+        _tile(apart, False, 1, vectors, panels, taps, tap, at, w, place, step, carry, src, dst, LANES, src_step, dst_step)
+    elif 2 * vectors <= MAX_ACC and rows == 2:
+        _tile(apart, False, 2, vectors, panels, taps, tap, at, w, place, step, carry, src, dst, LANES, src_step, dst_step)
+    elif 3 * vectors <= MAX_ACC and rows == 3:
+        _tile(apart, False, 3, vectors, panels, taps, tap, at, w, place, step, carry, src, dst, LANES, src_step, dst_step)
+    elif 4 * vectors <= MAX_ACC and rows == 4:
+        _tile(apart, False, 4, vectors, panels, taps, tap, at, w, place, step, carry, src, dst, LANES, src_step, dst_step)
+    elif 5 * vectors <= MAX_ACC and rows == 5:
+        _tile(apart, False, 5, vectors, panels, taps, tap, at, w, place, step, carry, src, dst, LANES, src_step, dst_step)
+    elif 6 * vectors <= MAX_ACC and MAX_ROWS >= 6:
+        _tile(apart, False, 6, vectors, panels, taps, tap, at, w, place, step, carry, src, dst, LANES, src_step, dst_step)
 
 
 cdef inline always_inline_void _any_tile(
     const bint apart, int rows, int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap, Py_ssize_t at,
-    const real* w, const Py_ssize_t* place, const real* const* src, real* const* dst, Py_ssize_t step, bint carry,
+    const real* w, const Py_ssize_t* place, Py_ssize_t step, bint carry, const real* const* src, real* const* dst,
+    Py_ssize_t src_step, Py_ssize_t dst_step,
 ) noexcept nogil:
     if vectors == 8:
-        if rows == 1:
-            _tile(apart, False, 1, 8, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif MAX_ACC >= 24 and rows == 2:
-            _tile(apart, False, 2, 8, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif MAX_ACC >= 24 and rows == 3:
-            _tile(apart, False, 3, 8, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
+        _tile_of(apart, 8, rows, panels, taps, tap, at, w, place, step, carry, src, dst, src_step, dst_step)
     elif vectors == 4:
-        if rows == 1:
-            _tile(apart, False, 1, 4, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif rows == 2:
-            _tile(apart, False, 2, 4, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif rows == 3:
-            _tile(apart, False, 3, 4, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif MAX_ACC >= 24 and rows == 4:
-            _tile(apart, False, 4, 4, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif MAX_ACC >= 24 and rows == 5:
-            _tile(apart, False, 5, 4, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif MAX_ACC >= 24 and rows == 6:
-            _tile(apart, False, 6, 4, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
+        _tile_of(apart, 4, rows, panels, taps, tap, at, w, place, step, carry, src, dst, src_step, dst_step)
     elif vectors == 3:
-        if rows == 1:
-            _tile(apart, False, 1, 3, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif rows == 2:
-            _tile(apart, False, 2, 3, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif rows == 3:
-            _tile(apart, False, 3, 3, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif rows == 4:
-            _tile(apart, False, 4, 3, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif MAX_ACC >= 24 and rows == 5:
-            _tile(apart, False, 5, 3, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif MAX_ACC >= 24 and rows == 6:
-            _tile(apart, False, 6, 3, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
+        _tile_of(apart, 3, rows, panels, taps, tap, at, w, place, step, carry, src, dst, src_step, dst_step)
     elif vectors == 2:
-        if rows == 1:
-            _tile(apart, False, 1, 2, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif rows == 2:
-            _tile(apart, False, 2, 2, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif rows == 3:
-            _tile(apart, False, 3, 2, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif rows == 4:
-            _tile(apart, False, 4, 2, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif rows == 5:
-            _tile(apart, False, 5, 2, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif MAX_ROWS >= 6:
-            _tile(apart, False, 6, 2, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
+        _tile_of(apart, 2, rows, panels, taps, tap, at, w, place, step, carry, src, dst, src_step, dst_step)
     else:
-        if rows == 1:
-            _tile(apart, False, 1, 1, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif rows == 2:
-            _tile(apart, False, 2, 1, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif rows == 3:
-            _tile(apart, False, 3, 1, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif rows == 4:
-            _tile(apart, False, 4, 1, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif rows == 5:
-            _tile(apart, False, 5, 1, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
-        elif MAX_ROWS >= 6:
-            _tile(apart, False, 6, 1, panels, taps, tap, at, w, place, src, dst, step, carry, LANES)
+        _tile_of(apart, 1, rows, panels, taps, tap, at, w, place, step, carry, src, dst, src_step, dst_step)
 
 
 cdef inline void tile(
@@ -195,15 +174,29 @@ cdef inline void tile(
     reals from one tap's to the next. Where `src` is NULL the sum starts from zero. With `carry` products are added to
     `src` one by one, not their sum.
     """
-    _any_tile(False, rows, vectors, panels, taps, tap, at, w, NULL, src, dst, step, carry)
+    _any_tile(False, rows, vectors, panels, taps, tap, at, w, NULL, step, carry, src, dst, 0, 0)
 
 
 cdef inline void tile_apart(
-    int rows, int vectors, Py_ssize_t taps, const real* const* tap, Py_ssize_t at, const real* w,
-    const Py_ssize_t* place, Py_ssize_t across, const real* const* src, real* const* dst,
+    Py_ssize_t rows, int vectors, Py_ssize_t taps, const real* const* tap, Py_ssize_t at, const real* w,
+    const Py_ssize_t* place, Py_ssize_t across, const real* src, Py_ssize_t src_step, real* dst, Py_ssize_t dst_step,
 ) noexcept nogil:
-    """One block, its weights wherever they are: that of tap t and row r is ``w[place[t] + r * across]``."""
-    _any_tile(True, rows, vectors, 1, taps, tap, at, w, place, src, dst, across, False)
+    """Any number of rows, shared out evenly, their weights wherever they are: ``w[place[t] + r * across]``.
+
+    Row r of the sums goes to ``dst[r * dst_step]`` on, and starts from ``src[r * src_step]`` or, if NULL, from zero.
+    """
+    cdef Py_ssize_t blocks = ceil_div(rows, most_rows(vectors))
+    cdef int n = <int>ceil_div(rows, blocks)
+    cdef Py_ssize_t full = blocks - (n * blocks - rows)  # blocks of n rows; the others have one less
+    _any_tile(True, n, vectors, full, taps, tap, at, w, place, across, False, &src, &dst, src_step, dst_step)
+    if full < blocks:
+        w += n * full * across
+        dst += n * full * dst_step
+        if src != NULL:
+            src += n * full * src_step
+        _any_tile(
+            True, n - 1, vectors, blocks - full, taps, tap, at, w, place, across, False, &src, &dst, src_step, dst_step
+        )
 
 
 cdef inline void tile_own(
@@ -216,25 +209,25 @@ cdef inline void tile_own(
     Those of `src`, which may be NULL, and `dst` are `across` reals apart. WIDE_OWN vectors lie side by side everywhere.
     """
     if vectors == 1:
-        _tile(False, True, 1, 1, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+        _tile(False, True, 1, 1, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
     elif vectors == 2:
-        _tile(False, True, 1, 2, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+        _tile(False, True, 1, 2, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
     elif vectors == 3:
-        _tile(False, True, 1, 3, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+        _tile(False, True, 1, 3, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
     elif vectors == 4:
-        _tile(False, True, 1, 4, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+        _tile(False, True, 1, 4, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
     elif vectors == 5:
-        _tile(False, True, 1, 5, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+        _tile(False, True, 1, 5, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
     elif vectors == 6:
-        _tile(False, True, 1, 6, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+        _tile(False, True, 1, 6, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
     elif vectors == 7:
-        _tile(False, True, 1, 7, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+        _tile(False, True, 1, 7, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
     elif vectors == 8:
-        _tile(False, True, 1, 8, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+        _tile(False, True, 1, 8, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
     elif vectors == 9:
-        _tile(False, True, 1, 9, panels, taps, tap, at, w, place, &src, &dst, step, False, across)
+        _tile(False, True, 1, 9, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
     elif MAX_ACC >= WIDE_OWN:
-        _tile(False, True, 1, WIDE_OWN, panels, taps, tap, at, w, NULL, &src, &dst, step, False, LANES)
+        _tile(False, True, 1, WIDE_OWN, panels, taps, tap, at, w, NULL, step, False, &src, &dst, LANES, 0, 0)
 
 
 cdef inline always_inline_void _sweep_row(
@@ -449,6 +442,18 @@ cdef inline void sweep(
         _short_sweep(5, SWEEP_VECTORS, panels, taps, tap, at, w, dst, stream)
     elif SWEEP_ROWS > 6:
         _short_sweep(6, SWEEP_VECTORS, panels, taps, tap, at, w, dst, stream)
+
+
+cdef inline int most_vectors(Py_ssize_t rows) noexcept nogil:
+    """Of a tile for so many rows. Where rows must be parted, the more vectors the fewer loads for a product."""
+    if 8 * rows <= MAX_ACC:
+        return 8
+    return 4 if MAX_ACC >= 24 or 4 * rows <= MAX_ACC else 3
+
+
+cdef inline int most_rows(int vectors) noexcept nogil:
+    """Of a tile with so many vectors."""
+    return min(<int>MAX_ROWS, <int>MAX_ACC // vectors)
 
 
 cdef inline int tile_vectors(int most, Py_ssize_t lanes) noexcept nogil:
