@@ -448,7 +448,7 @@ cdef inline int most_vectors(Py_ssize_t rows) noexcept nogil:
     """Of a tile for so many rows. Where rows must be parted, the more vectors the fewer loads for a product."""
     if 8 * rows <= MAX_ACC:
         return 8
-    return 4 if MAX_ACC >= 24 or 4 * rows <= MAX_ACC else 3
+    return 4 if MAX_ACC >= 24 or 4 * rows < MAX_ACC else 3
 
 
 cdef inline int most_rows(int vectors) noexcept nogil:
