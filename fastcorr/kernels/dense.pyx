@@ -27,8 +27,6 @@ CALLER MUST give A in the build's own type, and a y that is aligned, native and 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdlib cimport malloc
 from libc.string cimport memset
-from libc.stdio cimport printf
-from libc.stdlib cimport getenv, atoi
 cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store, weave
@@ -50,6 +48,7 @@ cdef Py_ssize_t SUMS_BYTES = 384 << 10
 cdef Py_ssize_t PANEL_BYTES = 512 << 10
 cdef Py_ssize_t PACKED_BYTES = 512 << 10
 cdef Py_ssize_t MOST_LANES = 1024
+cdef Py_ssize_t PACKED_LANES = 256, PACKED_POSITIONS = 128    # as many repay weights that are brought side by side
 cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
 
 
@@ -545,8 +544,10 @@ cdef double lay_out_straight(Job* job) noexcept:
     job.turned, job.entries = False, 1
     job.packed = abs(job.a_row) < abs(job.a_channel)  # a gradient: rows lie closer than taps
     job.vectors = most_vectors(job.rows)
-    most = max(job.vectors * LANES, SUMS_BYTES // (job.phases * job.rows * <Py_ssize_t>sizeof(real)))
-    most = min(<Py_ssize_t>MOST_LANES, most)
+    i = most_rows(job.vectors)
+    most = SUMS_BYTES // (job.phases * <Py_ssize_t>sizeof(real))  # reals of a phase
+    most = max(most // job.rows, min(PACKED_LANES, most // i) if job.packed else 0)
+    most = min(<Py_ssize_t>MOST_LANES, max(job.vectors * LANES, most))
     most = min(most, PANEL_BYTES // (job.together * <Py_ssize_t>sizeof(real)))
     lay_out_lines(job, most)
     for job.lines in range(1, min(line.m, max(1, most // job.pitch)) + 1):
@@ -560,7 +561,6 @@ cdef double lay_out_straight(Job* job) noexcept:
             best, best_lines = time, job.lines
     job.lines = best_lines
     job.lanes = ceil_div((job.lines - 1) * job.pitch + job.segment, job.vectors * LANES) * job.vectors * LANES
-    i = most_rows(job.vectors)
     job.row_block = min(job.rows, max(1, SUMS_BYTES // (job.phases * job.lanes * i * <Py_ssize_t>sizeof(real))) * i)
     return best * job.segments
 
@@ -568,16 +568,17 @@ cdef double lay_out_straight(Job* job) noexcept:
 cdef double lay_out_turned(Job* job) noexcept:
     """Rows are positions, lanes are output channels: no gaps, but weights and results are transposed on the way."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
-    cdef Py_ssize_t most = PACKED_BYTES // (CHUNK * <Py_ssize_t>sizeof(real)), width
+    cdef Py_ssize_t most = PACKED_BYTES // (CHUNK * <Py_ssize_t>sizeof(real)), width, sums
     cdef double time, leave
     job.turned, job.vectors = True, most_vectors(MAX_ROWS)
     width = job.vectors * LANES
+    sums = 2 * SUMS_BYTES // (job.phases * <Py_ssize_t>sizeof(real))  # of a phase
+    most = max(width, min(most, sums // PACKED_POSITIONS))
     job.row_block = ceil_div(job.rows, ceil_div(job.rows, most))
     if job.row_block < job.rows:
         job.row_block = ceil_div(job.row_block, width) * width
     job.lanes = ceil_div(job.row_block, LANES) * LANES
-    most = min(2 * SUMS_BYTES // (job.phases * job.lanes), PANEL_BYTES // job.together) // <Py_ssize_t>sizeof(real)
-    most = max(most, 1)
+    most = max(1, min(sums // job.lanes, PANEL_BYTES // (job.together * <Py_ssize_t>sizeof(real))))
     lay_out_lines(job, most)
     job.lines = ceil_div(line.m, ceil_div(line.m, max(1, most // job.segment)))
     job.entries = max(1, min(job.places, most // (job.segment * job.lines))) if job.lines == line.m else 1
@@ -655,12 +656,7 @@ cdef void lay_out(Job* job, int threads) noexcept:
     j = line.k * ceil_div(lane.k, kernel_step(lane.s, abs(lane.p)))
     job.together = min(job.images, max(1, CHUNK // j))
     turned = job[0]
-    cdef double aa = lay_out_turned(&turned), bb = lay_out_straight(job)
-    if getenv("DBG")!=NULL:
-        printf("turned %g lines %ld seg %ld ent %ld rb %ld | straight %g lines %ld seg %ld rb %ld vec %d tog %ld\n", aa, turned.lines, turned.segment,turned.entries,turned.row_block, bb, job.lines, job.segment, job.row_block, job.vectors, job.together)
-    if getenv("TURN")!=NULL:
-        aa = -1 if atoi(getenv("TURN")) else 1e30
-    if aa < bb:
+    if lay_out_turned(&turned) < lay_out_straight(job):
         job[0] = turned
     share_out(job, threads)
 
