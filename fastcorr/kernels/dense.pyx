@@ -243,22 +243,32 @@ cdef void add_taps(
     const Job* job, const Block* b, Py_ssize_t taps, bint first, Py_ssize_t straight, Scratch* s
 ) noexcept nogil:
     """All products of a chunk, to the sums, or from tile to y as far as it holds lanes before `straight`."""
-    cdef Py_ssize_t width = job.vectors * LANES, across = job.a_row // <Py_ssize_t>sizeof(real), at = 0, src_step, dst_step
+    cdef Py_ssize_t width = job.vectors * LANES, across = job.a_row // <Py_ssize_t>sizeof(real), at, src_step, dst_step
+    cdef Py_ssize_t rows = b.r1 - b.r0, r = 0, n
     cdef const real* a = <const real*>(job.a + b.group * job.a_group + b.r0 * job.a_row)
     cdef real* y = y_row(job, b, 0, b.r0)
     cdef const real* src
     cdef real* dst
     cdef int vectors
-    while at < b.lanes:
-        vectors = tile_vectors(job.vectors, b.lanes - at)
-        dst, dst_step = s.sums + at, job.lanes
-        src, src_step = dst, dst_step
-        if first:
-            src, src_step = (s.start if job.bias != NULL else NULL), width
-        if at + vectors * LANES <= straight:
-            dst, dst_step = y + at, job.y_row // <Py_ssize_t>sizeof(real)
-        tile_apart(b.r1 - b.r0, vectors, taps, s.tap, at, a, s.weight, across, src, src_step, dst, dst_step)
-        at += vectors * LANES
+    if job.together * job.plane * sizeof(real) < 16000:
+        n = most_rows(job.vectors)
+    else:
+        n = rows
+    while r < rows:
+        n = min(n, rows - r)
+        at = 0
+        while at < b.lanes:
+            vectors = tile_vectors(job.vectors, b.lanes - at)
+            dst, dst_step = s.sums + r * job.lanes + at, job.lanes
+            src, src_step = dst, dst_step
+            if first:
+                src, src_step = (s.start + r * width if job.bias != NULL else NULL), width
+            if at + vectors * LANES <= straight:
+                dst_step = job.y_row // <Py_ssize_t>sizeof(real)
+                dst = y + r * dst_step + at
+            tile_apart(n, vectors, taps, s.tap, at, a + r * across, s.weight, across, src, src_step, dst, dst_step)
+            at += vectors * LANES
+        r += n
 
 
 cdef void spread_bias(const Job* job, const Block* b, Scratch* s) noexcept nogil:
