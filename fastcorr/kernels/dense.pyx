@@ -39,6 +39,7 @@ cnp.import_array()
 cdef enum:
     MAX_AXES = 64
     SPREAD = 4                         # strides from tap to tap; from there on they share few samples
+    MOST_TAPS = 3 * CHUNK // 2
     CACHE_LINE = 64 // sizeof(real)
 
 # Per thread, most of it in a 1 MB L2; 192 and 384 kB of sums are much alike, less is slower.
@@ -46,6 +47,9 @@ cdef Py_ssize_t SUMS_BYTES = 384 << 10
 cdef Py_ssize_t PANEL_BYTES = 512 << 10
 cdef Py_ssize_t PACKED_BYTES = 512 << 10
 cdef Py_ssize_t MOST_LANES = 1024
+cdef Py_ssize_t NEAR_BYTES = 24 << 10
+cdef Py_ssize_t NEAR_SUMS_BYTES = 96 << 10
+cdef Py_ssize_t WEIGHTS_BYTES = 128 << 10
 cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
 
 
@@ -250,10 +254,9 @@ cdef void add_taps(
     cdef const real* src
     cdef real* dst
     cdef int vectors
-    if job.together * job.plane * sizeof(real) < 16000:
-        n = most_rows(job.vectors)
-    else:
-        n = rows
+    n = most_rows(job.vectors)
+    if job.together * job.plane * <Py_ssize_t>sizeof(real) > NEAR_BYTES:
+        n *= max(1, WEIGHTS_BYTES // (n * taps * <Py_ssize_t>sizeof(real)))
     while r < rows:
         n = min(n, rows - r)
         at = 0
@@ -394,7 +397,7 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
     cdef const Job* job = <const Job*>given
     cdef Scratch* s = <Scratch*>scratch
     cdef Block b = find_block(job, unit)
-    cdef Py_ssize_t first = 0, images, taps, t0, t1, straight = 0
+    cdef Py_ssize_t first = 0, images, taps, most, t0, t1, straight = 0
     if job.bias != NULL:
         spread_bias(job, &b, s)
     while first < job.images:
@@ -402,9 +405,10 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
         taps = images * job.image_taps
         gather_block(job, &b, first, images, s)
         t1 = 0
+        most = taps if taps <= MOST_TAPS else ceil_div(taps, ceil_div(taps, CHUNK))
         while t1 < taps:
             t0 = t1
-            t1 = min(taps, t0 + CHUNK)
+            t1 = min(taps, t0 + most)
             if b.straight and first + images == job.images and t1 == taps:
                 straight = whole_tiles(job.vectors, b.lanes)
             find_taps(job, &b, first, t0, t1, s)
@@ -422,7 +426,7 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
 cdef void* scratch_new(const void* given) noexcept nogil:
     """One block for one thread; NULL when memory is short."""
     cdef const Job* job = <const Job*>given
-    cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64, tables = 3 * CHUNK + 2 * job.image_taps
+    cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64, tables = 3 * MOST_TAPS + 2 * job.image_taps
     # Lanes and rows past the last are read, and written to scratch.
     cdef Py_ssize_t panel = job.together * job.entries * job.plane + job.lanes + job.pitch
     cdef Py_ssize_t sums = job.row_block * job.lanes, start = job.row_block * job.vectors * LANES
@@ -430,7 +434,7 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     if job.turned:
         sums = (job.entries * job.lines * job.segment + LANES) * job.lanes
         start = job.lanes
-        packed = CHUNK * job.vectors * LANES
+        packed = MOST_TAPS * job.vectors * LANES
         line = LANES * (job.segment + LANES)
     reals = sums + start + panel + packed + line
     cdef void* block = malloc(64 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
@@ -440,9 +444,9 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     cdef Scratch* s = <Scratch*>p
     s.block = block
     s.tap = <const real**>(p + head)
-    s.weight = <Py_ssize_t*>(s.tap + CHUNK)
-    s.source = s.weight + CHUNK
-    s.image_lane = s.source + CHUNK
+    s.weight = <Py_ssize_t*>(s.tap + MOST_TAPS)
+    s.source = s.weight + MOST_TAPS
+    s.image_lane = s.source + MOST_TAPS
     s.image_weight = s.image_lane + job.image_taps
     s.sums = <real*>(s.image_weight + job.image_taps)
     s.start = s.sums + sums
@@ -512,13 +516,15 @@ cdef double lay_out_straight(Job* job) noexcept:
     cdef double time, best = -1
     job.turned, job.entries = False, 1
     job.vectors = most_vectors(job.rows)
-    most = min(MOST_LANES, max(job.vectors * LANES, SUMS_BYTES // (job.rows * <Py_ssize_t>sizeof(real))))
+    i = SUMS_BYTES if job.images <= job.together else NEAR_SUMS_BYTES
+    most = min(MOST_LANES, max(job.vectors * LANES, i // (job.rows * <Py_ssize_t>sizeof(real))))
     most = min(most, PANEL_BYTES // (job.together * <Py_ssize_t>sizeof(real)))
     lay_out_lines(job, most)
     for job.lines in range(1, min(line.m, max(1, most // job.pitch)) + 1):
         time = tiles_time(job.rows, (job.lines - 1) * job.pitch + job.segment, job.vectors) + panel_time(job)
         if job.lines > 1 and job.pitch > job.segment:  # sums with gaps between go to y later, which is out of cache
             time += 16.0 * job.rows * job.lines * job.segment / (LANES * job.images * job.image_taps)
+        time += 0.5 * job.rows  # weights are read anew, in the order they have
         time *= ceil_div(line.m, job.lines)
         if best < 0 or time <= best:
             best, best_lines = time, job.lines
@@ -544,7 +550,7 @@ cdef double lay_out_turned(Job* job) noexcept:
     lay_out_lines(job, most)
     job.lines = ceil_div(line.m, ceil_div(line.m, max(1, most // job.segment)))
     job.entries = max(1, min(job.places, most // (job.segment * job.lines))) if job.lines == line.m else 1
-    leave = 0.75 * job.rows * job.segment / (job.images * job.image_taps)
+    leave = 1.75 * job.rows * job.segment / (job.images * job.image_taps)
     time = tiles_time(job.segment, job.row_block, job.vectors) * ceil_div(job.rows, job.row_block) + leave
     time = job.entries * (job.lines * time + panel_time(job)) + job.rows * pack_time(job)
     return time * job.segments * ceil_div(line.m, job.lines) / job.entries
@@ -612,8 +618,11 @@ cdef void lay_out(Job* job, int threads) noexcept:
         job.axis[i].spread = abs(job.axis[i].p) > SPREAD * job.axis[i].q
         job.axis[i].strips = job.axis[i].k if job.axis[i].spread else min(job.axis[i].q, j + 1)
         job.axis[i].shift = 0 if job.axis[i].spread else j // job.axis[i].q
-    # As many images as make a chunk; the same for any block, since chunks decide the order of a sum.
-    job.together = min(job.images, max(1, CHUNK // job.image_taps))
+    # As many images as make a chunk, or half as many again; the same for any block, since chunks decide the order of a sum.
+    job.together = job.images
+    if job.images * job.image_taps > MOST_TAPS:
+        job.together = max(1, CHUNK // job.image_taps)
+        job.together = ceil_div(job.images, ceil_div(job.images, job.together))
     turned = job[0]
     if lay_out_turned(&turned) < lay_out_straight(job):
         job[0] = turned
