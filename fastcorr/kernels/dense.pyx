@@ -41,6 +41,7 @@ cnp.import_array()
 cdef enum:
     MAX_AXES = 64
     SPREAD = 4                         # strides from tap to tap; from there on they share few samples
+    MOST_TAPS = 3 * CHUNK // 2
     CACHE_LINE = 64 // sizeof(real)
 
 # Per thread, most of it in a 1 MB L2; 192 and 384 kB of sums are much alike, less is slower.
@@ -48,6 +49,9 @@ cdef Py_ssize_t SUMS_BYTES = 384 << 10
 cdef Py_ssize_t PANEL_BYTES = 512 << 10
 cdef Py_ssize_t PACKED_BYTES = 512 << 10
 cdef Py_ssize_t MOST_LANES = 1024
+cdef Py_ssize_t NEAR_BYTES = 24 << 10
+cdef Py_ssize_t NEAR_SUMS_BYTES = 96 << 10
+cdef Py_ssize_t WEIGHTS_BYTES = 128 << 10
 cdef Py_ssize_t PACKED_LANES = 256, PACKED_POSITIONS = 128    # as many repay weights that are brought side by side
 cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
 
@@ -267,7 +271,8 @@ cdef void add_taps(
     const Job* job, const Block* b, real* sums, Py_ssize_t taps, bint first, Py_ssize_t straight, Scratch* s
 ) noexcept nogil:
     """All products of a chunk, to `sums`, or from tile to y as far as it holds lanes before `straight`."""
-    cdef Py_ssize_t width = job.vectors * LANES, across = job.a_row // <Py_ssize_t>sizeof(real), at = 0, src_step, dst_step
+    cdef Py_ssize_t width = job.vectors * LANES, across = job.a_row // <Py_ssize_t>sizeof(real), at, src_step, dst_step
+    cdef Py_ssize_t rows = b.r1 - b.r0, r = 0, n
     cdef const real* a = <const real*>(job.a + b.group * job.a_group + b.r0 * job.a_row)
     cdef real* y = y_row(job, b, 0, b.r0)
     cdef const real* src
@@ -276,16 +281,24 @@ cdef void add_taps(
     if job.packed:
         pack_weights(job, b, taps, 0, packed_step(job), s)
         a, across = s.packed, 1
-    while at < b.lanes:
-        vectors = tile_vectors(job.vectors, b.lanes - at)
-        dst, dst_step = sums + at, job.lanes
-        src, src_step = dst, dst_step
-        if first:
-            src, src_step = (s.start if job.bias != NULL else NULL), width
-        if at + vectors * LANES <= straight:
-            dst, dst_step = y + at, job.y_row // <Py_ssize_t>sizeof(real)
-        tile_apart(b.r1 - b.r0, vectors, taps, s.tap, at, a, s.weight, across, src, src_step, dst, dst_step)
-        at += vectors * LANES
+    n = most_rows(job.vectors)
+    if job.together * job.plane * <Py_ssize_t>sizeof(real) > NEAR_BYTES:
+        n *= max(1, WEIGHTS_BYTES // (n * taps * <Py_ssize_t>sizeof(real)))
+    while r < rows:
+        n = min(n, rows - r)
+        at = 0
+        while at < b.lanes:
+            vectors = tile_vectors(job.vectors, b.lanes - at)
+            dst, dst_step = sums + r * job.lanes + at, job.lanes
+            src, src_step = dst, dst_step
+            if first:
+                src, src_step = (s.start + r * width if job.bias != NULL else NULL), width
+            if at + vectors * LANES <= straight:
+                dst_step = job.y_row // <Py_ssize_t>sizeof(real)
+                dst = y + r * dst_step + at
+            tile_apart(n, vectors, taps, s.tap, at, a + r * across, s.weight, across, src, src_step, dst, dst_step)
+            at += vectors * LANES
+        r += n
 
 
 cdef void spread_bias(const Job* job, const Block* b, Scratch* s) noexcept nogil:
@@ -421,7 +434,7 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
     cdef const Job* job = <const Job*>given
     cdef Scratch* s = <Scratch*>scratch
     cdef Block b = find_block(job, unit)
-    cdef Py_ssize_t first = 0, images, taps, phase, chunk, t0, t1, straight = 0
+    cdef Py_ssize_t first = 0, images, taps, phase, chunks, chunk, most, t0, t1, straight = 0
     cdef real* sums
     if job.bias != NULL:
         spread_bias(job, &b, s)
@@ -430,10 +443,14 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
         gather_block(job, &b, first, images, s)
         for phase in range(job.phases):
             taps = images * (s.phase[phase + 1] - s.phase[phase])
+            if taps == 0 and first > 0:
+                continue
             sums = s.sums + phase * job.apart
-            for chunk in range(max(ceil_div(taps, CHUNK), <Py_ssize_t>(first == 0))):  # without taps sums start, too
-                t0 = chunk * CHUNK
-                t1 = min(taps, t0 + CHUNK)
+            chunks = 1 if taps <= MOST_TAPS else ceil_div(taps, CHUNK)
+            most = ceil_div(taps, chunks)
+            for chunk in range(chunks):
+                t0 = chunk * most
+                t1 = min(taps, t0 + most)
                 if b.straight and first + images == job.images and t1 == taps:
                     straight = whole_tiles(job.vectors, b.lanes)
                 find_taps(job, &b, phase, first, t0, t1, s)
@@ -451,15 +468,16 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
 cdef void* scratch_new(const void* given) noexcept nogil:
     """One block for one thread; NULL when memory is short."""
     cdef const Job* job = <const Job*>given
-    cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64, tables = 3 * CHUNK + 2 * job.image_taps + job.phases + 1
+    cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64
+    cdef Py_ssize_t tables = 3 * MOST_TAPS + 2 * job.image_taps + job.phases + 1
     # Lanes and rows past the last are read, and written to scratch.
     cdef Py_ssize_t panel = job.together * job.entries * job.plane + job.lanes + job.pitch
     cdef Py_ssize_t sums = job.phases * job.apart, start = job.row_block * job.vectors * LANES
-    cdef Py_ssize_t packed = CHUNK * packed_step(job) if job.packed else 0, line = 0, reals
+    cdef Py_ssize_t packed = MOST_TAPS * packed_step(job) if job.packed else 0, line = 0, reals
     if job.turned:
         sums += LANES * job.lanes
         start = job.lanes
-        packed = CHUNK * job.vectors * LANES
+        packed = MOST_TAPS * job.vectors * LANES
         line = job.phases * LANES * (job.segment + LANES)
     reals = sums + start + panel + packed + line
     cdef void* block = malloc(64 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
@@ -469,9 +487,9 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     cdef Scratch* s = <Scratch*>p
     s.block = block
     s.tap = <const real**>(p + head)
-    s.weight = <Py_ssize_t*>(s.tap + CHUNK)
-    s.source = s.weight + CHUNK
-    s.image_lane = s.source + CHUNK
+    s.weight = <Py_ssize_t*>(s.tap + MOST_TAPS)
+    s.source = s.weight + MOST_TAPS
+    s.image_lane = s.source + MOST_TAPS
     s.image_weight = s.image_lane + job.image_taps
     s.phase = s.image_weight + job.image_taps
     s.sums = <real*>(s.phase + job.phases + 1)
@@ -545,7 +563,8 @@ cdef double lay_out_straight(Job* job) noexcept:
     job.packed = abs(job.a_row) < abs(job.a_channel)  # a gradient: rows lie closer than taps
     job.vectors = most_vectors(job.rows)
     i = most_rows(job.vectors)
-    most = SUMS_BYTES // (job.phases * <Py_ssize_t>sizeof(real))  # reals of a phase
+    most = SUMS_BYTES if job.packed or job.images <= job.together else NEAR_SUMS_BYTES
+    most //= job.phases * <Py_ssize_t>sizeof(real)
     most = max(most // job.rows, min(PACKED_LANES, most // i) if job.packed else 0)
     most = min(<Py_ssize_t>MOST_LANES, max(job.vectors * LANES, most))
     most = min(most, PANEL_BYTES // (job.together * <Py_ssize_t>sizeof(real)))
@@ -554,8 +573,7 @@ cdef double lay_out_straight(Job* job) noexcept:
         time = tiles_time(job.rows, (job.lines - 1) * job.pitch + job.segment, job.vectors) + panel_time(job)
         if job.lines > 1 and job.pitch > job.segment:  # sums with gaps between go to y later, which is out of cache
             time += 16.0 * job.phases * job.rows * job.lines * job.segment / (LANES * job.images * job.image_taps)
-        if job.packed:
-            time += 3.0 * job.rows
+        time += (3.0 if job.packed else 0.5) * job.rows  # weights are read anew
         time *= ceil_div(line.m, job.lines)
         if best < 0 or time <= best:
             best, best_lines = time, job.lines
@@ -582,7 +600,7 @@ cdef double lay_out_turned(Job* job) noexcept:
     lay_out_lines(job, most)
     job.lines = ceil_div(line.m, ceil_div(line.m, max(1, most // job.segment)))
     job.entries = max(1, min(job.places, most // (job.segment * job.lines))) if job.lines == line.m else 1
-    leave = 0.75 * job.phases * job.rows * job.segment / (job.images * job.image_taps)
+    leave = 1.75 * job.phases * job.rows * job.segment / (job.images * job.image_taps)
     time = tiles_time(job.segment, job.row_block, job.vectors) * ceil_div(job.rows, job.row_block) + leave
     time = job.entries * (job.lines * time + panel_time(job)) + job.rows * pack_time(job)
     return time * job.segments * ceil_div(line.m, job.lines) / job.entries
@@ -651,10 +669,13 @@ cdef void lay_out(Job* job, int threads) noexcept:
         job.axis[i].spread = abs(job.axis[i].p) > SPREAD * job.axis[i].q * job.axis[i].s
         job.axis[i].strips = job.axis[i].k if job.axis[i].spread else min(job.axis[i].q, j + 1)
         job.axis[i].shift = 0 if job.axis[i].spread else j // job.axis[i].q
-    # As many images as make a chunk of the phase with the most taps; the same for any block, since chunks decide the
-    # order of a sum.
+    # As many images as make a chunk of the phase with the most taps, or half as many again; the same for any block, since
+    # chunks decide the order of a sum.
     j = line.k * ceil_div(lane.k, kernel_step(lane.s, abs(lane.p)))
-    job.together = min(job.images, max(1, CHUNK // j))
+    job.together = job.images
+    if job.images * j > MOST_TAPS:
+        job.together = max(1, CHUNK // j)
+        job.together = ceil_div(job.images, ceil_div(job.images, job.together))
     turned = job[0]
     if lay_out_turned(&turned) < lay_out_straight(job):
         job[0] = turned

@@ -24,12 +24,15 @@ cdef extern from "simd.h":
     void wait_in_memory(local_vec* p) noexcept nogil
     void vec_stream(real* p, local_vec x) noexcept nogil
     void stream_fence() noexcept nogil
+    void fetch_line(const real* p) noexcept nogil
     local_vec vec_lower(local_vec a, local_vec b) noexcept nogil
     local_vec vec_upper(local_vec a, local_vec b) noexcept nogil
     local_vec vec_even(local_vec a, local_vec b) noexcept nogil
     local_vec vec_odd(local_vec a, local_vec b) noexcept nogil
 
 cdef enum:
+    PF1 = 16
+    PF2 = 24
     MAX_OWN = 9    # vectors of `tile_own`: 3 x 3 kernel positions
     WIDE_OWN = 14  # or these, if MAX_ACC allows: pictures in networks are 7 times a power of two wide
 
