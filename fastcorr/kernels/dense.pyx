@@ -3,7 +3,9 @@
 ALGORITHM   y[n, g, r, l] = bias[g, r] + sum over c, j of  A[g, r, c, j] * X[n, g, c, offset + p*j + q*l], axis by axis.
             The output of a layer is that with r = o, A = w, X = x, q = stride, p = dilation. Its input gradient is
             that with r = c, A = w, X = g (the gradient of y), for the input positions of one residue modulo the
-            stride at a time: they meet the kernel positions of one residue, at q = 1 and a negative p.
+            stride at a time: they meet the kernel positions of one residue, at q = 1 and a negative p. Of the last axis
+            all residues, called phases, are made at once: a lane has s results side by side, each with taps of its own,
+            all of which read X from  ceil((offset + p*j) / s) + l  on.
 
 SCHEDULE    A unit is a block of rows r by a block of lanes l of one group: some lines of the second last axis, each
             whole or a segment, or all lines of several places (batch entry, position along all but the last two axes).
@@ -16,7 +18,10 @@ SCHEDULE    A unit is a block of rows r by a block of lanes l of one group: some
             turned     its rows are positions, whose samples are read in the panel, its lanes are output channels:
                        weights and results are transposed on the way. No lane is wasted, at any size of the image
 
-                taps (c, j): where they start in the panel  ->  tile(rows r, lanes l)  ->  sums[r][l] += ...
+                taps (c, j): where they start in the panel  ->  tile(rows r, lanes l)  ->  sums[phase][r][l] += ...
+
+            Taps of an input gradient lie all channels apart, each weight in a cache line of its own: there `straight`
+            has the weights of a chunk brought side by side, too. Lines of y are woven from their phases.
 
 NUMERICS    Chunks of at most CHUNK taps are summed on their own and added in order, which follows from the shape alone:
             results are bitwise the same for any number of threads, any batch and any position.
@@ -320,7 +325,8 @@ cdef void pack_weights(
     cdef const real* a = <const real*>(job.a + b.group * job.a_group + (b.r0 + at) * job.a_row)
     cdef const real* p
     cdef real* to
-    cdef Py_ssize_t across = job.a_row // <Py_ssize_t>sizeof(real), rows = min(width, b.r1 - b.r0 - at), t, run, r = 0, n, i
+    cdef Py_ssize_t across = job.a_row // <Py_ssize_t>sizeof(real), rows = min(width, b.r1 - b.r0 - at)
+    cdef Py_ssize_t t, run, r = 0, n, i
     if across == 1:
         for t in range(taps):
             copy_line(a + s.source[t], s.packed + t * width, rows)
@@ -669,8 +675,8 @@ cdef void lay_out(Job* job, int threads) noexcept:
         job.axis[i].spread = abs(job.axis[i].p) > SPREAD * job.axis[i].q * job.axis[i].s
         job.axis[i].strips = job.axis[i].k if job.axis[i].spread else min(job.axis[i].q, j + 1)
         job.axis[i].shift = 0 if job.axis[i].spread else j // job.axis[i].q
-    # As many images as make a chunk of the phase with the most taps, or half as many again; the same for any block, since
-    # chunks decide the order of a sum.
+    # As many images as make a chunk of the phase with the most taps, or half as many again; the same for any block,
+    # since chunks decide the order of a sum.
     j = line.k * ceil_div(lane.k, kernel_step(lane.s, abs(lane.p)))
     job.together = job.images
     if job.images * j > MOST_TAPS:
