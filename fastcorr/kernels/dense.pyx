@@ -654,7 +654,8 @@ cdef void count_units(Job* job) noexcept:
     job.units = job.groups * job.place_blocks * job.line_blocks * job.segments * job.row_blocks
     job.apart = job.lanes * (job.entries * job.lines * job.segment if job.turned else job.row_block)
     # An odd number of cache lines: planes a power of two apart would share a few sets of the L1 cache.
-    job.plane = (ceil_div(line.strips * lane.strips * (job.lines + line.shift) * job.pitch, CACHE_LINE) | 1) * CACHE_LINE
+    job.plane = line.strips * lane.strips * (job.lines + line.shift) * job.pitch
+    job.plane = (ceil_div(job.plane, CACHE_LINE) | 1) * CACHE_LINE
 
 
 cdef void lay_out(Job* job, int threads) noexcept:
