@@ -448,7 +448,10 @@ cdef inline void sweep(
 
 
 cdef inline int most_vectors(Py_ssize_t rows) noexcept nogil:
-    """Of a tile for so many rows. Where rows must be parted, the more vectors the fewer loads for a product."""
+    """Of a tile for so many rows. Where rows must be parted, the more vectors the fewer loads for a product.
+
+    With 16 registers 3 x 4 sums, 4 loads and a weight do not fit: 58 ms instead of 37 for the gradient of 3 channels.
+    """
     if 8 * rows <= MAX_ACC:
         return 8
     return 4 if MAX_ACC >= 24 or 4 * rows < MAX_ACC else 3
