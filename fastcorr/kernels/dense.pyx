@@ -3,7 +3,9 @@
 ALGORITHM   y[n, g, r, l] = bias[g, r] + sum over c, j of  A[g, r, c, j] * X[n, g, c, offset + p*j + q*l], axis by axis.
             The output of a layer is that with r = o, A = w, X = x, q = stride, p = dilation. Its input gradient is
             that with r = c, A = w, X = g (the gradient of y), for the input positions of one residue modulo the
-            stride at a time: they meet the kernel positions of one residue, at q = 1 and a negative p.
+            stride at a time: they meet the kernel positions of one residue, at q = 1 and a negative p. Of the last axis
+            all residues, called phases, are made at once: a lane has s results side by side, each with taps of its own,
+            all of which read X from  ceil((offset + p*j) / s) + l  on.
 
 SCHEDULE    A unit is a block of rows r by a block of lanes l of one group: some lines of the second last axis, each
             whole or a segment, or all lines of several places (batch entry, position along all but the last two axes).
@@ -16,9 +18,12 @@ SCHEDULE    A unit is a block of rows r by a block of lanes l of one group: some
             turned     its rows are positions, whose samples are read in the panel, its lanes are output channels:
                        weights and results are transposed on the way. No lane is wasted, at any size of the image
 
-                taps (c, j): where they start in the panel  ->  tile(rows r, lanes l)  ->  sums[r][l] += ...
+                taps (c, j): where they start in the panel  ->  tile(rows r, lanes l)  ->  sums[phase][r][l] += ...
 
-NUMERICS    Chunks of at most CHUNK taps are summed on their own and added in order, which follows from the shape alone:
+            Taps of an input gradient lie all channels apart, each weight in a cache line of its own: there `straight`
+            has the weights of a chunk brought side by side, too. Lines of y are woven from their phases.
+
+NUMERICS    Chunks of about CHUNK taps are summed on their own and added in order, which follows from the shape alone:
             results are bitwise the same for any number of threads, any batch and any position.
 
 CALLER MUST give A in the build's own type, and a y that is aligned, native and does not overlap X.
@@ -28,8 +33,10 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memset
 cimport numpy as cnp
 
-from .line cimport Format, copy_line, extend, format_of, gather, real_type, store
-from .panel cimport Axis, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
+from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store, weave
+from .panel cimport (
+    Axis, find_place, first_sample, image_start, kernel_step, leaves_gaps, residue_of, take_residue, unit_axis
+)
 from .team cimport run_units, take_block
 from .tile cimport CHUNK, LANES, MAX_ROWS, ceil_div, most_rows, most_vectors, real, tile_apart, tile_vectors, turn
 
@@ -49,6 +56,7 @@ cdef Py_ssize_t PANEL_BYTES = 512 << 10
 cdef Py_ssize_t NEAR_PANEL_BYTES = 24 << 10  # stays in the L1 cache
 cdef Py_ssize_t WEIGHTS_BYTES = 128 << 10    # met by all lanes of a block before others are
 cdef Py_ssize_t MOST_LANES = 1024
+cdef Py_ssize_t PACKED_LANES = 256, PACKED_POSITIONS = 128    # as many repay weights that are brought side by side
 cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
 
 
@@ -59,6 +67,7 @@ cdef struct Job:
     Py_ssize_t channels, a_channel, x_channel
     int naxes                          # at least 2; the last two are `line` and `lane`
     Axis axis[MAX_AXES]
+    Py_ssize_t phases, width           # residues along `lane`; results of a line
     Py_ssize_t image_taps              # of the last two axes
     Py_ssize_t images                  # planes of channels and of taps of the other axes
     Py_ssize_t together                # of these, gathered at a time
@@ -68,11 +77,14 @@ cdef struct Job:
     Py_ssize_t pitch                   # lanes from line to line in the panel
     Py_ssize_t plane                   # reals of one image of one place in the panel
     bint turned
+    bint packed                        # straight: whether the weights of a tile's rows are brought side by side
     int vectors                        # of a tile
     Py_ssize_t lanes                   # from row to row of the sums, whole vectors
+    Py_ssize_t apart                   # from phase to phase of the sums
     Py_ssize_t row_block, row_blocks, units
     Format format
     int ytype
+    bint plain                         # y has reals side by side
     real fill
     const char* x
     char* y
@@ -83,16 +95,17 @@ cdef struct Job:
 
 cdef struct Scratch:
     void* block
-    real* sums                         # [row][lane]
+    real* sums                         # [phase][row][lane]
     real* panel                        # [image][place][strip of lines][strip of lanes][line][lane]
-    real* packed                       # turned: [tap][output channel of a tile]
+    real* packed                       # [tap][output channel]; turned: those of a tile
     real* start                        # [row][lane of a tile]: its bias; turned: [output channel]
-    real* line                         # turned: [LANES output channels][position]
+    real* line                         # turned: [phase][LANES output channels][position]
     const real** tap
     Py_ssize_t* weight                 # of each tap, from that of the first one, in reals
-    Py_ssize_t* image_lane             # of each tap of one image: its first lane in the panel
+    Py_ssize_t* image_lane             # of each tap of one image, phase by phase: its first lane in the panel
     Py_ssize_t* image_weight
-    Py_ssize_t* source                 # turned: of each tap, its weight as above
+    Py_ssize_t* phase                  # the first of these of each phase, and their end
+    Py_ssize_t* source                 # turned or packed: of each tap, its weight as above
 
 
 cdef struct Block:
@@ -100,17 +113,20 @@ cdef struct Block:
     Py_ssize_t place0, line0, lane0, entries, lines, width
     Py_ssize_t step                    # lanes from line to line
     Py_ssize_t lanes
+    Py_ssize_t results                 # of a line
     bint straight                      # whether the lanes of a row lie in y as they do in the sums
 
 
 cdef inline Py_ssize_t strip_start(const Axis* axis, Py_ssize_t strip) noexcept nogil:
     """The position of the first sample of a strip, for output position 0."""
-    return axis.offset + (axis.p * strip if axis.spread else min(0, axis.p * (axis.k - 1)) + strip)
+    if axis.spread:
+        return first_sample(axis, strip)
+    return min(first_sample(axis, 0), first_sample(axis, axis.k - 1)) + strip
 
 
 cdef inline Py_ssize_t strip_of(const Axis* axis, Py_ssize_t tap, Py_ssize_t* first) noexcept nogil:
     """The strip that `tap` reads, and from which of its samples on."""
-    cdef Py_ssize_t u = axis.p * tap - min(0, axis.p * (axis.k - 1))
+    cdef Py_ssize_t u = first_sample(axis, tap) - strip_start(axis, 0)
     first[0] = 0 if axis.spread else u // axis.q
     return tap if axis.spread else u % axis.q
 
@@ -143,14 +159,24 @@ cdef void find_image_taps(const Job* job, Scratch* s) noexcept nogil:
     """Where each tap of one image has its first lane in the panel, and its weight from that of the first."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t row, column, a, b, u, v, t = 0
-    for a in range(line.k):
-        row = strip_of(line, a, &u)
-        for b in range(lane.k):
-            column = strip_of(lane, b, &v)
-            s.image_lane[t] = ((row * lane.strips + column) * (job.lines + line.shift) + u) * job.pitch + v
-            s.image_weight[t] = (a * line.a + b * lane.a) // <Py_ssize_t>sizeof(real)
-            t += 1
+    cdef Py_ssize_t row, column, a, b, u, v, phase, t = 0
+    for phase in range(job.phases):
+        s.phase[phase] = t
+        for a in range(line.k):
+            row = strip_of(line, a, &u)
+            for b in range(lane.k):
+                if residue_of(lane, b) != phase:
+                    continue
+                column = strip_of(lane, b, &v)
+                s.image_lane[t] = ((row * lane.strips + column) * (job.lines + line.shift) + u) * job.pitch + v
+                s.image_weight[t] = (a * line.a + b * lane.a) // <Py_ssize_t>sizeof(real)
+                t += 1
+    s.phase[job.phases] = t
+
+
+cdef inline Py_ssize_t packed_step(const Job* job) noexcept nogil:
+    """Straight: reals from tap to tap, an odd number of cache lines for the same reason as `plane`."""
+    return (ceil_div(job.row_block, CACHE_LINE) | 1) * CACHE_LINE
 
 
 cdef Py_ssize_t first_weight(const Job* job, Py_ssize_t image) noexcept nogil:
@@ -181,7 +207,8 @@ cdef Block find_block(const Job* job, Py_ssize_t unit) noexcept nogil:
     b.group = unit // job.place_blocks
     b.step = b.width if job.turned else job.pitch
     b.lanes = (b.entries * b.lines - 1) * b.step + b.width
-    b.straight = job.ytype == real_type() and lane.y == sizeof(real) and b.entries == 1 and not job.turned and (
+    b.results = min(b.width * lane.s, job.width - b.lane0 * lane.s)
+    b.straight = job.plain and b.entries == 1 and not job.turned and lane.s == 1 and (
         b.lines == 1 or (b.step == b.width and line.y == b.width * lane.y)
     )
     return b
@@ -202,35 +229,37 @@ cdef void gather_block(const Job* job, const Block* b, Py_ssize_t first, Py_ssiz
 
 
 cdef void find_taps(
-    const Job* job, const Block* b, Py_ssize_t first, Py_ssize_t t0, Py_ssize_t t1, Scratch* s
+    const Job* job, const Block* b, Py_ssize_t phase, Py_ssize_t first, Py_ssize_t t0, Py_ssize_t t1, Scratch* s
 ) noexcept nogil:
-    """Where the lanes and weights of taps `t0` to `t1`, counted from image `first` on, are."""
-    cdef Py_ssize_t t, image = t0 // job.image_taps, at = t0 % job.image_taps
+    """Where the lanes and weights of taps `t0` to `t1` of a phase, counted from image `first` on, are."""
+    cdef Py_ssize_t begin = s.phase[phase], count = max(1, s.phase[phase + 1] - begin)
+    cdef Py_ssize_t t, image = t0 // count, at = t0 % count
     cdef Py_ssize_t weight = first_weight(job, first + image)
     cdef const real* p
     for t in range(t1 - t0):
-        p = s.panel + image * job.entries * job.plane + s.image_lane[at]
+        p = s.panel + image * job.entries * job.plane + s.image_lane[begin + at]
         s.tap[t] = p
-        s.weight[t] = weight + s.image_weight[at]
+        s.source[t] = s.weight[t] = weight + s.image_weight[begin + at]
         if job.turned:  # the panel's samples are weights of the tile, the weights its lanes
-            s.source[t] = s.weight[t]
             s.weight[t] = p - s.panel
+        elif job.packed:
+            s.weight[t] = t * packed_step(job)
         at += 1
-        if at == job.image_taps:
+        if at == count:
             at = 0
             image += 1
             weight = first_weight(job, first + image)
 
 
 cdef inline real* y_row(const Job* job, const Block* b, Py_ssize_t e, Py_ssize_t r) noexcept nogil:
-    """Where y has the first lane of row `r` of the block's place number `e`."""
+    """Where y has the first result of row `r` of the block's place number `e`."""
     cdef Py_ssize_t position[MAX_AXES]
     cdef Py_ssize_t at = find_place(job.axis, job.naxes, b.place0 + e, position) * job.y_batch
     cdef int i
     at += b.group * job.y_group + r * job.y_row
     for i in range(job.naxes - 2):
         at += position[i] * job.axis[i].y
-    at += b.line0 * job.axis[job.naxes - 2].y + b.lane0 * job.axis[job.naxes - 1].y
+    at += b.line0 * job.axis[job.naxes - 2].y + b.lane0 * job.axis[job.naxes - 1].s * job.axis[job.naxes - 1].y
     return <real*>(job.y + at)
 
 
@@ -243,9 +272,9 @@ cdef inline Py_ssize_t whole_tiles(int most, Py_ssize_t lanes) noexcept nogil:
 
 
 cdef void add_taps(
-    const Job* job, const Block* b, Py_ssize_t taps, bint first, Py_ssize_t straight, Scratch* s
+    const Job* job, const Block* b, real* sums, Py_ssize_t taps, bint first, Py_ssize_t straight, Scratch* s
 ) noexcept nogil:
-    """All products of a chunk, to the sums, or from tile to y as far as it holds lanes before `straight`."""
+    """All products of a chunk, to `sums`, or from tile to y as far as it holds lanes before `straight`."""
     cdef Py_ssize_t width = job.vectors * LANES, across = job.a_row // <Py_ssize_t>sizeof(real), at, src_step, dst_step
     cdef Py_ssize_t rows = b.r1 - b.r0, r = 0, n
     cdef const real* a = <const real*>(job.a + b.group * job.a_group + b.r0 * job.a_row)
@@ -253,6 +282,9 @@ cdef void add_taps(
     cdef const real* src
     cdef real* dst
     cdef int vectors
+    if job.packed:
+        pack_weights(job, b, taps, 0, packed_step(job), s)
+        a, across = s.packed, 1
     n = most_rows(job.vectors)
     if job.together * job.plane * <Py_ssize_t>sizeof(real) > NEAR_PANEL_BYTES:
         n *= max(1, WEIGHTS_BYTES // (n * taps * <Py_ssize_t>sizeof(real)))
@@ -261,7 +293,7 @@ cdef void add_taps(
         at = 0
         while at < b.lanes:
             vectors = tile_vectors(job.vectors, b.lanes - at)
-            dst, dst_step = s.sums + r * job.lanes + at, job.lanes
+            dst, dst_step = sums + r * job.lanes + at, job.lanes
             src, src_step = dst, dst_step
             if first:
                 src, src_step = (s.start + r * width if job.bias != NULL else NULL), width
@@ -288,7 +320,7 @@ cdef void spread_bias(const Job* job, const Block* b, Scratch* s) noexcept nogil
 cdef void pack_weights(
     const Job* job, const Block* b, Py_ssize_t taps, Py_ssize_t at, Py_ssize_t width, Scratch* s
 ) noexcept nogil:
-    """Turned: a chunk of the weights of `width` output channels from `at` on, channels side by side."""
+    """A chunk of the weights of `width` output channels from `at` on, channels side by side."""
     cdef const real* a = <const real*>(job.a + b.group * job.a_group + (b.r0 + at) * job.a_row)
     cdef const real* p
     cdef real* to
@@ -322,8 +354,10 @@ cdef inline void pick(const real* p, Py_ssize_t step, real* to, Py_ssize_t n) no
         to[i] = p[i * step]
 
 
-cdef void add_turned(const Job* job, const Block* b, Py_ssize_t taps, bint first, Scratch* s) noexcept nogil:
-    """All products of a chunk, to the sums: positions are the tile's rows, output channels its lanes."""
+cdef void add_turned(
+    const Job* job, const Block* b, real* phase, Py_ssize_t taps, bint first, Scratch* s
+) noexcept nogil:
+    """All products of a chunk, to the sums of a phase: positions are the tile's rows, output channels its lanes."""
     cdef Py_ssize_t rows = b.r1 - b.r0, at = 0, src_step, i
     cdef const real* p
     cdef const real* src
@@ -334,7 +368,7 @@ cdef void add_turned(const Job* job, const Block* b, Py_ssize_t taps, bint first
         pack_weights(job, b, taps, at, vectors * LANES, s)
         for i in range(taps):
             s.tap[i] = s.packed + i * vectors * LANES
-        sums = s.sums + at
+        sums = phase + at
         for i in range(b.entries * b.lines):
             p = s.panel + i // b.lines * job.plane + i % b.lines * job.pitch
             src, src_step = sums, job.lanes
@@ -345,34 +379,45 @@ cdef void add_turned(const Job* job, const Block* b, Py_ssize_t taps, bint first
         at += vectors * LANES
 
 
+cdef void store_line(const Job* job, const real* p, Py_ssize_t apart, char* y, Py_ssize_t results) noexcept nogil:
+    """A line of results, from its phases, `apart` reals from one to the next."""
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t i
+    if job.plain and lane.s == 1:
+        copy_line(p, <real*>y, results)
+    elif job.plain and lane.s == 2 and results >= 2 * LANES:
+        weave(p, p + apart, <real*>y, results)
+    else:
+        for i in range(job.phases):
+            store(job.ytype, p + i * apart, y + i * lane.y, ceil_div(results - i, lane.s), lane.s * lane.y)
+
+
 cdef void leave_turned(const Job* job, const Block* b, Scratch* s) noexcept nogil:
     """The sums to y, LANES rows of a line at a time."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
-    cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef bint plain = job.ytype == real_type() and lane.y == sizeof(real)
-    cdef Py_ssize_t width = ceil_div(job.segment, LANES) * LANES, e, i, r, j, n
+    cdef Py_ssize_t width = ceil_div(job.segment, LANES) * LANES, e, i, r, j, n, phase
     cdef const real* sums = s.sums
+    cdef const real* p
+    cdef real* to
     cdef char* y
     for e in range(b.entries):
         for i in range(b.lines):
             for r in range(ceil_div(b.r1 - b.r0, LANES)):
-                for j in range(ceil_div(b.width, LANES)):
-                    n = min(<Py_ssize_t>LANES, b.width - j * LANES)
-                    turn(sums + (j * job.lanes + r) * LANES, job.lanes, n, LANES, s.line + j * LANES, width)
+                for phase in range(job.phases):
+                    p = sums + phase * job.apart + r * LANES
+                    to = s.line + phase * LANES * width
+                    for j in range(ceil_div(b.width, LANES)):
+                        n = min(<Py_ssize_t>LANES, b.width - j * LANES)
+                        turn(p + j * LANES * job.lanes, job.lanes, n, LANES, to + j * LANES, width)
                 y = <char*>y_row(job, b, e, b.r0 + r * LANES) + i * line.y
                 for j in range(min(<Py_ssize_t>LANES, b.r1 - b.r0 - r * LANES)):
-                    if plain:
-                        copy_line(s.line + j * width, <real*>(y + j * job.y_row), b.width)
-                    else:
-                        store(job.ytype, s.line + j * width, y + j * job.y_row, b.width, lane.y)
+                    store_line(job, s.line + j * width, LANES * width, y + j * job.y_row, b.results)
             sums += b.width * job.lanes
 
 
 cdef void leave(const Job* job, const Block* b, Py_ssize_t begin, const Scratch* s) noexcept nogil:
     """The sums from lane `begin` on, to y."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
-    cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef bint plain = job.ytype == real_type() and lane.y == sizeof(real)
     cdef Py_ssize_t e, r, _i
     cdef const real* p
     cdef real* y
@@ -384,10 +429,7 @@ cdef void leave(const Job* job, const Block* b, Py_ssize_t begin, const Scratch*
                 copy_line(p + begin, y + begin, b.lanes - begin)
                 continue
             for _i in range(b.lines):
-                if plain:
-                    copy_line(p, y, b.width)
-                else:
-                    store(job.ytype, p, <char*>y, b.width, lane.y)
+                store_line(job, p, job.apart, <char*>y, b.results)
                 p += b.step
                 y = <real*>(<char*>y + line.y)
 
@@ -397,25 +439,30 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
     cdef const Job* job = <const Job*>given
     cdef Scratch* s = <Scratch*>scratch
     cdef Block b = find_block(job, unit)
-    cdef Py_ssize_t first = 0, images, taps, most, t0, t1, straight = 0
+    cdef Py_ssize_t first = 0, images, taps, phase, chunks, chunk, most, t0, t1, straight = 0
+    cdef real* sums
     if job.bias != NULL:
         spread_bias(job, &b, s)
     while first < job.images:
         images = min(job.together, job.images - first)
-        taps = images * job.image_taps
         gather_block(job, &b, first, images, s)
-        t1 = 0
-        most = taps if taps <= MOST_TAPS else ceil_div(taps, ceil_div(taps, CHUNK))
-        while t1 < taps:
-            t0 = t1
-            t1 = min(taps, t0 + most)
-            if b.straight and first + images == job.images and t1 == taps:
-                straight = whole_tiles(job.vectors, b.lanes)
-            find_taps(job, &b, first, t0, t1, s)
-            if job.turned:
-                add_turned(job, &b, t1 - t0, first + t0 == 0, s)
-            else:
-                add_taps(job, &b, t1 - t0, first + t0 == 0, straight, s)
+        for phase in range(job.phases):
+            taps = images * (s.phase[phase + 1] - s.phase[phase])
+            if taps == 0 and first > 0:
+                continue
+            sums = s.sums + phase * job.apart
+            chunks = 1 if taps <= MOST_TAPS else ceil_div(taps, CHUNK)
+            most = ceil_div(taps, chunks)
+            for chunk in range(chunks):
+                t0 = chunk * most
+                t1 = min(taps, t0 + most)
+                if b.straight and first + images == job.images and t1 == taps:
+                    straight = whole_tiles(job.vectors, b.lanes)
+                find_taps(job, &b, phase, first, t0, t1, s)
+                if job.turned:
+                    add_turned(job, &b, sums, t1 - t0, first + t0 == 0, s)
+                else:
+                    add_taps(job, &b, sums, t1 - t0, first + t0 == 0, straight, s)
         first += images
     if job.turned:
         leave_turned(job, &b, s)
@@ -426,16 +473,17 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
 cdef void* scratch_new(const void* given) noexcept nogil:
     """One block for one thread; NULL when memory is short."""
     cdef const Job* job = <const Job*>given
-    cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64, tables = 3 * MOST_TAPS + 2 * job.image_taps
+    cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64
+    cdef Py_ssize_t tables = 3 * MOST_TAPS + 2 * job.image_taps + job.phases + 1
     # Lanes and rows past the last are read, and written to scratch.
     cdef Py_ssize_t panel = job.together * job.entries * job.plane + job.lanes + job.pitch
-    cdef Py_ssize_t sums = job.row_block * job.lanes, start = job.row_block * job.vectors * LANES
-    cdef Py_ssize_t packed = 0, line = 0, reals
+    cdef Py_ssize_t sums = job.phases * job.apart, start = job.row_block * job.vectors * LANES
+    cdef Py_ssize_t packed = MOST_TAPS * packed_step(job) if job.packed else 0, line = 0, reals
     if job.turned:
-        sums = (job.entries * job.lines * job.segment + LANES) * job.lanes
+        sums += LANES * job.lanes
         start = job.lanes
         packed = MOST_TAPS * job.vectors * LANES
-        line = LANES * (job.segment + LANES)
+        line = job.phases * LANES * (job.segment + LANES)
     reals = sums + start + panel + packed + line
     cdef void* block = take_block(64 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
     if block == NULL:
@@ -448,7 +496,8 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     s.source = s.weight + MOST_TAPS
     s.image_lane = s.source + MOST_TAPS
     s.image_weight = s.image_lane + job.image_taps
-    s.sums = <real*>(s.image_weight + job.image_taps)
+    s.phase = s.image_weight + job.image_taps
+    s.sums = <real*>(s.phase + job.phases + 1)
     s.start = s.sums + sums
     s.panel = s.start + start
     s.packed = s.panel + panel
@@ -471,6 +520,7 @@ cdef void merge_axes(Job* job) noexcept:
             return
         inner.n *= axis.n
         inner.m *= axis.m
+        job.width = inner.m
         for j in range(i, 0, -1):
             job.axis[j] = job.axis[j - 1]
         job.axis[0] = unit_axis()
@@ -478,7 +528,7 @@ cdef void merge_axes(Job* job) noexcept:
 
 cdef inline bint same_lanes(const Axis* axis) noexcept:
     """Whether lane i reads sample i, all of them."""
-    return axis.k == 1 and axis.q == 1 and axis.offset == 0 and axis.n == axis.m
+    return axis.k == 1 and axis.q == 1 and axis.s == 1 and axis.offset == 0 and axis.n == axis.m
 
 
 # Two ways to lay a job out. Each returns about how many products of vectors a tap takes, one image in all.
@@ -515,42 +565,47 @@ cdef double lay_out_straight(Job* job) noexcept:
     cdef Py_ssize_t i, most, best_lines = 1
     cdef double time, best = -1
     job.turned, job.entries = False, 1
+    job.packed = abs(job.a_row) < abs(job.a_channel)  # a gradient: rows lie closer than taps
     job.vectors = most_vectors(job.rows)
-    i = SUMS_BYTES if job.images <= job.together else NEAR_SUMS_BYTES
-    most = min(MOST_LANES, max(job.vectors * LANES, i // (job.rows * <Py_ssize_t>sizeof(real))))
+    i = most_rows(job.vectors)
+    most = SUMS_BYTES if job.packed or job.images <= job.together else NEAR_SUMS_BYTES
+    most //= job.phases * <Py_ssize_t>sizeof(real)
+    most = max(most // job.rows, min(PACKED_LANES, most // i) if job.packed else 0)
+    most = min(<Py_ssize_t>MOST_LANES, max(job.vectors * LANES, most))
     most = min(most, PANEL_BYTES // (job.together * <Py_ssize_t>sizeof(real)))
     lay_out_lines(job, most)
     for job.lines in range(1, min(line.m, max(1, most // job.pitch)) + 1):
         time = tiles_time(job.rows, (job.lines - 1) * job.pitch + job.segment, job.vectors) + panel_time(job)
         if job.lines > 1 and job.pitch > job.segment:  # sums with gaps between go to y later, which is out of cache
-            time += 16.0 * job.rows * job.lines * job.segment / (LANES * job.images * job.image_taps)
-        time += 0.5 * job.rows  # weights are read anew, in the order they have
+            time += 16.0 * job.phases * job.rows * job.lines * job.segment / (LANES * job.images * job.image_taps)
+        time += (3.0 if job.packed else 0.5) * job.rows  # weights are read anew
         time *= ceil_div(line.m, job.lines)
         if best < 0 or time <= best:
             best, best_lines = time, job.lines
     job.lines = best_lines
     job.lanes = ceil_div((job.lines - 1) * job.pitch + job.segment, job.vectors * LANES) * job.vectors * LANES
-    i = most_rows(job.vectors)
-    job.row_block = min(job.rows, i * max(1, SUMS_BYTES // (job.lanes * i * <Py_ssize_t>sizeof(real))))
+    job.row_block = min(job.rows, max(1, SUMS_BYTES // (job.phases * job.lanes * i * <Py_ssize_t>sizeof(real))) * i)
     return best * job.segments
 
 
 cdef double lay_out_turned(Job* job) noexcept:
     """Rows are positions, lanes are output channels: no gaps, but weights and results are transposed on the way."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
-    cdef Py_ssize_t most, width
+    cdef Py_ssize_t most, width, sums
     cdef double time, leave
     job.turned, job.vectors = True, most_vectors(MAX_ROWS)
     width = job.vectors * LANES
-    job.row_block = ceil_div(job.rows, ceil_div(job.rows, MOST_LANES))
+    sums = 2 * SUMS_BYTES // (job.phases * <Py_ssize_t>sizeof(real))  # of a phase
+    most = max(width, min(MOST_LANES, sums // PACKED_POSITIONS))
+    job.row_block = ceil_div(job.rows, ceil_div(job.rows, most))
     if job.row_block < job.rows:
         job.row_block = ceil_div(job.row_block, width) * width
     job.lanes = ceil_div(job.row_block, LANES) * LANES
-    most = min(2 * SUMS_BYTES // job.lanes, PANEL_BYTES // job.together) // <Py_ssize_t>sizeof(real)
+    most = max(1, min(sums // job.lanes, PANEL_BYTES // (job.together * <Py_ssize_t>sizeof(real))))
     lay_out_lines(job, most)
     job.lines = ceil_div(line.m, ceil_div(line.m, max(1, most // job.segment)))
     job.entries = max(1, min(job.places, most // (job.segment * job.lines))) if job.lines == line.m else 1
-    leave = 1.75 * job.rows * job.segment / (job.images * job.image_taps)
+    leave = 1.75 * job.phases * job.rows * job.segment / (job.images * job.image_taps)
     time = tiles_time(job.segment, job.row_block, job.vectors) * ceil_div(job.rows, job.row_block) + leave
     time = job.entries * (job.lines * time + panel_time(job)) + job.rows * pack_time(job)
     return time * job.segments * ceil_div(line.m, job.lines) / job.entries
@@ -596,6 +651,7 @@ cdef void count_units(Job* job) noexcept:
     job.line_blocks = ceil_div(line.m, job.lines)
     job.row_blocks = ceil_div(job.rows, job.row_block)
     job.units = job.groups * job.place_blocks * job.line_blocks * job.segments * job.row_blocks
+    job.apart = job.lanes * (job.entries * job.lines * job.segment if job.turned else job.row_block)
     # An odd number of cache lines: planes a power of two apart would share a few sets of the L1 cache.
     job.plane = line.strips * lane.strips * (job.lines + line.shift) * job.pitch
     job.plane = (ceil_div(job.plane, CACHE_LINE) | 1) * CACHE_LINE
@@ -615,15 +671,16 @@ cdef void lay_out(Job* job, int threads) noexcept:
         job.images *= job.axis[i].k
         job.places *= job.axis[i].m
     for i in range(job.naxes - 2, job.naxes):
-        j = abs(job.axis[i].p) * (job.axis[i].k - 1)
-        job.axis[i].spread = abs(job.axis[i].p) > SPREAD * job.axis[i].q
+        j = abs(first_sample(&job.axis[i], job.axis[i].k - 1) - first_sample(&job.axis[i], 0))
+        job.axis[i].spread = abs(job.axis[i].p) > SPREAD * job.axis[i].q * job.axis[i].s
         job.axis[i].strips = job.axis[i].k if job.axis[i].spread else min(job.axis[i].q, j + 1)
         job.axis[i].shift = 0 if job.axis[i].spread else j // job.axis[i].q
-    # As many images as make a chunk or, if that is all, half as many again; the same for any block, since chunks decide
-    # the order of a sum.
+    # As many images as make a chunk of the phase with the most taps, or half as many again; the same for any block,
+    # since chunks decide the order of a sum.
+    j = line.k * ceil_div(lane.k, kernel_step(lane.s, abs(lane.p)))
     job.together = job.images
-    if job.images * job.image_taps > MOST_TAPS:
-        job.together = max(1, CHUNK // job.image_taps)
+    if job.images * j > MOST_TAPS:
+        job.together = max(1, CHUNK // j)
         job.together = ceil_div(job.images, ceil_div(job.images, job.together))
     turned = job[0]
     if lay_out_turned(&turned) < lay_out_straight(job):
@@ -675,7 +732,7 @@ cdef class Dense:
         cdef Axis* axis
         if cnp.PyArray_SIZE(y) == 0:
             return
-        for i in range(0 if self.forward else self.rank):
+        for i in range(0 if self.forward else self.rank - 1):
             gaps = gaps or leaves_gaps(self.kernel[i], self.stride[i], self.dilation[i])
         if cnp.PyArray_SIZE(w) == 0 or gaps:
             y[...] = 0
@@ -684,6 +741,7 @@ cdef class Dense:
             if cnp.PyArray_SIZE(w) == 0:
                 return
         job.format, job.ytype, job.bias = format_of(x), f.type, NULL
+        job.plain = f.type == real_type() and (self.rank == 0 or ys[2 + self.rank] == sizeof(real))
         job.a_end = <const char*>cnp.PyArray_DATA(w) + cnp.PyArray_NBYTES(w)
         if bias is not None:
             bias_array = bias
@@ -704,6 +762,8 @@ cdef class Dense:
                 axis = &job.axis[more + i]
                 axis.n, axis.rule, axis.offset = self.size[i], self.rule[i], -self.lo[i]
                 axis.k, axis.p, axis.m, axis.q = self.kernel[i], self.dilation[i], self.out_size[i], self.stride[i]
+                axis.s = 1
+            job.phases, job.width = 1, job.axis[job.naxes - 1].m
             self.run_job(&job, <const char*>cnp.PyArray_DATA(w) + self.last_tap(ws), threads)
         else:
             self.run_phases(&job, <const char*>cnp.PyArray_DATA(w) + self.last_tap(ws), more, threads)
@@ -717,19 +777,27 @@ cdef class Dense:
         return at
 
     cdef int run_phases(self, const Job* given, const char* w, int more, int threads) except -1:
-        """The input gradient, residue by residue of the input position modulo the stride."""
+        """The input gradient, residue by residue of the input position modulo the stride, those of `lane` at once."""
         cdef Job job
         cdef Axis* axis
         cdef const char* a
-        cdef Py_ssize_t phases = 1, phase, rest, s, p, j
-        cdef int i
-        for i in range(self.rank):
-            phases *= min(self.stride[i], self.size[i])
-        for phase in range(phases):
+        cdef Py_ssize_t residues = 1, residue, rest, s, p, j
+        cdef int i, last = self.rank - 1
+        for i in range(last):
+            residues *= min(self.stride[i], self.size[i])
+        for residue in range(residues):
             job = given[0]
             a = w
-            rest = phase
-            for i in range(self.rank - 1, -1, -1):
+            rest = residue
+            axis = &job.axis[job.naxes - 1]
+            job.phases = job.width = 1
+            if last >= 0:
+                s = self.stride[last]
+                axis.n, axis.rule, axis.offset = self.out_size[last], CONSTANT, self.lo[last]
+                axis.k, axis.p, axis.q, axis.s = self.kernel[last], -self.dilation[last], 1, s
+                axis.m = ceil_div(self.size[last], s)
+                job.phases, job.width = min(s, self.size[last]), self.size[last]
+            for i in range(last - 1, -1, -1):
                 axis = &job.axis[more + i]
                 s = self.stride[i]
                 p = rest % min(s, self.size[i])

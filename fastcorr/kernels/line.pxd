@@ -7,7 +7,7 @@ type and stride into contiguous `real`s, `store` takes them back out, `gather` a
 from libc.stdint cimport int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, int64_t, uint64_t
 cimport numpy as cnp
 
-from .tile cimport LANES, ceil_div, eager_void, local_vec, real, turn, vec, vec_load, vec_zero
+from .tile cimport LANES, ceil_div, eager_void, local_vec, real, turn, vec, vec_load, vec_lower, vec_upper, vec_zero
 
 cdef extern from "half.h":
     ctypedef struct half:
@@ -280,6 +280,20 @@ cdef inline void copy_line(const real* p, real* to, Py_ssize_t n) noexcept nogil
         return
     for i in range(n):
         to[i] = p[i]
+
+
+cdef inline void weave(const real* a, const real* b, real* to, Py_ssize_t n) noexcept nogil:
+    """a[0], b[0], a[1], b[1], ...: `n` reals, at least two vectors."""
+    cdef Py_ssize_t i = 0, pairs = n // 2
+    cdef local_vec x, y
+    while i < pairs:
+        i = min(i, pairs - LANES)
+        x, y = vec_load(a + i), vec_load(b + i)
+        (<vec*>(to + 2 * i))[0] = vec_lower(x, y)
+        (<vec*>(to + 2 * i + LANES))[0] = vec_upper(x, y)
+        i += LANES
+    if n % 2:
+        to[n - 1] = a[pairs]
 
 
 cdef inline bint all_finite(const real* p, Py_ssize_t n) noexcept nogil:

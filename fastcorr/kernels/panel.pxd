@@ -9,6 +9,7 @@ cdef struct Axis:
     Py_ssize_t offset                  # of tap 0, lane 0
     Py_ssize_t k, a, p                 # taps, bytes from one to the next in A, samples
     Py_ssize_t m, y, q                 # lanes, bytes from one to the next in y, samples
+    Py_ssize_t s                       # results that a lane has side by side, residues: see `first_sample`; mostly 1
     # How the panel holds the axis: in strips, where taps start up to `shift` further on, or, if they are spread, in one
     # strip for each tap.
     Py_ssize_t strips, shift
@@ -18,7 +19,7 @@ cdef struct Axis:
 cdef inline Axis unit_axis() noexcept nogil:
     """One sample, one kernel position."""
     cdef Axis axis
-    axis.n = axis.k = axis.m = axis.p = axis.q = 1
+    axis.n = axis.k = axis.m = axis.p = axis.q = axis.s = 1
     axis.x = axis.a = axis.y = axis.offset = axis.shift = 0
     axis.strips, axis.spread = 1, False
     axis.rule = CONSTANT
@@ -51,6 +52,17 @@ cdef inline const char* image_start(
     return x + image * x_channel
 
 
+cdef inline Py_ssize_t first_sample(const Axis* axis, Py_ssize_t tap) noexcept nogil:
+    """Of X, that lane 0 reads at `tap`: offset + p * tap, rounded up to a multiple of s and divided by it."""
+    cdef Py_ssize_t u = axis.offset + axis.p * tap
+    return (u + axis.s - 1 if u > 0 else u) // axis.s
+
+
+cdef inline Py_ssize_t residue_of(const Axis* axis, Py_ssize_t tap) noexcept nogil:
+    """Which of the s results of a lane `tap` adds to."""
+    return axis.s * first_sample(axis, tap) - axis.offset - axis.p * tap
+
+
 cdef inline Py_ssize_t kernel_step(Py_ssize_t stride, Py_ssize_t dilation) noexcept nogil:
     """From one kernel position to the next that meets the same residue of the input position modulo the stride."""
     cdef Py_ssize_t f = dilation, h = stride
@@ -77,5 +89,5 @@ cdef inline Py_ssize_t take_residue(
         j += 1
     axis.k = ceil_div(kernel - j, step)
     axis.n, axis.rule, axis.offset = out_size, CONSTANT, (residue + lo - dilation * j) // stride  # exact if there is j
-    axis.p, axis.q, axis.m = -(dilation * step // stride), 1, ceil_div(size - residue, stride)
+    axis.p, axis.q, axis.s, axis.m = -(dilation * step // stride), 1, 1, ceil_div(size - residue, stride)
     return j
