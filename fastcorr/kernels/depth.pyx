@@ -627,7 +627,7 @@ cdef void lay_out(Job* job, int threads) noexcept:
     job.line_blocks = ceil_div(line.m, job.lines)
     job.units = job.blocks * job.places * job.line_blocks * job.segments
     job.direct = job.straight and job.y.plain and lane.y == sizeof(real)
-    if lane.m - (job.segments - 1) * job.segment < MOST_RING * LANES:  # vectors may end past the line, not past the next
+    if lane.m - (job.segments - 1) * job.segment < MOST_RING * LANES:  # vectors may end past a line, within the next
         job.direct = job.direct and job.segments == 1 and line.y == lane.m * lane.y and 2 * lane.m >= LANES
     job.ahead = 0
     if job.straight and job.segments * job.places == job.batch:
