@@ -132,6 +132,15 @@ LARGE = {
     "depthwise-far-apart": ((1, 16, 70, 80), (16, 1, 3, 4), {"groups": 16, "dilation": (30, 20), "stride": (1, 3)}),
     "depthwise-rank-1": ((2, 33, 2000), (33, 1, 9), {"groups": 33, "dilation": 2, "padding": "same"}),
     "depthwise-rank-3": ((2, 20, 7, 9, 10), (60, 1, 3, 2, 3), {"groups": 20, "padding": 1, "stride": (2, 1, 2)}),
+    "depthwise-pointwise": ((1, 16, 3, 45), (16, 1, 1, 1), {"groups": 16}),
+    "depthwise-2-lines": ((1, 17, 9, 70), (17, 1, 2, 3), {"groups": 17, "dilation": (1, 3), "boundary": "wrap"}),
+    "depthwise-3-short-lines": ((3, 16, 11, 10), (16, 1, 3, 3), {"groups": 16, "padding": 1}),
+    "depthwise-4-lines": ((1, 16, 8, 53), (32, 1, 4, 3), {"groups": 16, "boundary": "reflect", "padding": 2}),
+    "depthwise-6-lines": ((1, 16, 12, 41), (16, 1, 6, 2), {"groups": 16, "flip": True}),
+    "depthwise-7-lines": ((2, 16, 28, 28), (16, 1, 7, 7), {"groups": 16, "padding": 3}),
+    "depthwise-9-lines-stride-2": ((2, 16, 37, 99), (16, 1, 9, 4), {"groups": 16, "padding": 4, "stride": 2}),
+    "depthwise-segments": ((1, 16, 9, 700), (16, 1, 3, 5), {"groups": 16, "padding": (1, 2)}),
+    "depthwise-blocks-of-lines": ((1, 16, 151, 90), (16, 1, 5, 3), {"groups": 16, "padding": 1}),
     "no-axes": ((6, 70), (80, 70), {}),
 }
 
@@ -248,16 +257,33 @@ def test_the_same_window_anywhere(groups):
 
 
 @pytest.mark.parametrize("result", ["y", "x"])
-def test_channels_last(result):
-    """Operand and result with all channels of a position side by side: the same bits."""
-    form, _ = layer((2, 37, 12, 13), (37, 1, 3, 3), None, np.dtype("float32"), padding=1, groups=37)
-    form = replace(form, result=result)
-    a, b, _ = operands(form, make=real)
-    want = planner.contract(form, a, b, "direct")
-    last = np.ascontiguousarray(a.transpose(0, 3, 4, 2, 1))
-    out = np.empty((2, 12, 13, 1, 37), np.float32).transpose(0, 4, 3, 1, 2)
-    planner.contract(form, last.transpose(0, 4, 3, 1, 2), b, "direct", out=out)
+@pytest.mark.parametrize("name", [name for name in LARGE if name.startswith("depthwise")])
+def test_channels_last(name, result):
+    """Operand and result with all channels of a position side by side: the same bits, though lanes are other ones."""
+    x, w, options = LARGE[name]
+    form = replace(shared(x, w, **options), result=result)
+    a, b, bias = operands(form, make=real)
+    want = planner.contract(form, a, b, "direct", bias)
+    axes = 0, a.ndim - 2, a.ndim - 1, *range(1, a.ndim - 2)
+    last = np.ascontiguousarray(a.transpose(np.argsort(axes))).transpose(axes)
+    batch, groups, rows, *size = want.shape
+    out = np.empty((batch, *size, groups, rows), np.float32).transpose(axes)
+    planner.contract(form, last, b, "direct", bias, out=out)
     assert same_bits(out, want)
+
+
+@pytest.mark.parametrize("name", [name for name in LARGE if name.startswith("depthwise")])
+def test_a_result_inside_an_array(name):
+    """Nothing is written beside it."""
+    x, w, options = LARGE[name]
+    form = shared(x, w, **options)
+    a, b, bias = operands(form)
+    around = np.full([n + 2 for n in form.out_shape], 7, np.float32)
+    inside = tuple(slice(1, -1) for _ in form.out_shape)
+    planner.contract(form, a, b, "direct", bias, out=around[inside])
+    assert np.array_equal(around[inside], planner.contract(form, a, b, "reference", bias))
+    around[inside] = 7
+    assert (around == 7).all()
 
 
 @pytest.mark.parametrize("groups", [1, 19])
@@ -278,6 +304,15 @@ def test_nan_stays_local(local, batch, result, value, groups):
             want = planner.contract(one, *arrays, "reference")
         assert not np.isfinite(want).all()
         assert np.array_equal(planner.contract(one, *arrays, "direct"), want, equal_nan=True)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_last_segment_of_one_position(level):
+    """Of a depthwise line; what its vector leaves past the end must not stay."""
+    form = shared((1, 16, 2, 255 * 256 + 3), (16, 1, 1, 3), groups=16)
+    a, b, _ = operands(form)
+    want = planner.contract(form, a, b, "reference")
+    assert np.array_equal(planner.contract(form, a, b, "direct", level=level, count=1), want)
 
 
 def test_a_refusal_says_why():

@@ -186,11 +186,6 @@ static inline void prefetch(const char *p, ptrdiff_t bytes) {
     for (ptrdiff_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0);
 #endif
 }
-static inline void fetch_line(const real *p) {
-#if defined(__GNUC__)
-    __builtin_prefetch(p, 0);
-#endif
-}
 static inline void prefetch_to_write(char *p, ptrdiff_t bytes) {
 #if defined(__GNUC__)
     for (ptrdiff_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 1);

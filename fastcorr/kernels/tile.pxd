@@ -252,6 +252,115 @@ cdef inline void tile_own(
         _tile(False, True, 1, WIDE_OWN, panels, taps, tap, at, w, NULL, step, False, &src, &dst, LANES, 0, 0)
 
 
+cdef inline always_inline_void _ring(
+    const bint dense, const int rows, const int vectors, Py_ssize_t lines, Py_ssize_t classes, Py_ssize_t larger,
+    Py_ssize_t taps, const real* const* tap, Py_ssize_t at, Py_ssize_t pitch, const real* weights, real bias, real* dst,
+    Py_ssize_t across, real* last,
+) noexcept nogil:
+    cdef local_vec acc[MAX_ACC]
+    # What is left of a sum after each line moves down in the registers. Few instructions per line count: 3 x 3 vectors
+    # with 3 taps take 14 cycles of multiply-adds. So stores and the bias ask nothing.
+    cdef local_vec added = vec_zero() + bias
+    cdef const real* w
+    cdef real* to = last
+    cdef Py_ssize_t i, c, end = lines + rows - 2
+    cdef int r, v
+    _clear(rows * vectors, acc)
+    for i in range(end + 1):
+        w = weights
+        if dense:
+            _step(False, False, False, rows, vectors, taps, tap, at, w, NULL, rows, acc)
+            at += pitch
+        for c in range(0 if dense else classes):
+            if c < larger:
+                _step(False, False, False, rows, vectors, taps, tap, at, w, NULL, rows, acc)
+                w += rows * taps
+            elif rows > 1:
+                _step(False, False, False, rows - 1, vectors, taps, tap, at, w, NULL, rows - 1, acc + vectors)
+                w += (rows - 1) * taps
+            at += pitch
+        if i == rows - 1:
+            to = dst
+        if i == end:
+            to = last
+        for v in range(vectors):  # what is not finished yet is overwritten
+            (<vec*>(to + v * LANES))[0] = acc[v] + added
+        to += across if i >= rows - 1 else 0
+        for r in range((rows - 1) * vectors):
+            acc[r] = acc[r + vectors]
+        for v in range(vectors):
+            acc[(rows - 1) * vectors + v] = vec_zero()
+
+
+cdef inline int ring_vectors(Py_ssize_t rows) noexcept nogil:
+    """Of the widest `ring` for so many rows, whose sums fit 16 registers; 0 if it has none worth while."""
+    return 4 if rows < 3 else 3 if rows == 3 else 2 if rows < 6 else 1 if rows < 8 and LANES > 2 else 0
+
+
+cdef inline always_inline_void _any_ring(
+    const bint dense, int rows, int vectors, Py_ssize_t lines, Py_ssize_t classes, Py_ssize_t larger, Py_ssize_t taps,
+    const real* const* tap, Py_ssize_t at, Py_ssize_t pitch, const real* w, real bias, real* dst, Py_ssize_t across,
+    real* last,
+) noexcept nogil:
+    if rows == 1:
+        if vectors == 4:
+            _ring(dense, 1, 4, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+        elif vectors == 3:
+            _ring(dense, 1, 3, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+        elif vectors == 2:
+            _ring(dense, 1, 2, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+        else:
+            _ring(dense, 1, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+    elif rows == 2:
+        if vectors == 4:
+            _ring(dense, 2, 4, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+        elif vectors == 3:
+            _ring(dense, 2, 3, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+        elif vectors == 2:
+            _ring(dense, 2, 2, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+        else:
+            _ring(dense, 2, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+    elif rows == 3:
+        if vectors == 3:
+            _ring(dense, 3, 3, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+        elif vectors == 2:
+            _ring(dense, 3, 2, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+        else:
+            _ring(dense, 3, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+    elif rows == 4:
+        if vectors == 2:
+            _ring(dense, 4, 2, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+        else:
+            _ring(dense, 4, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+    elif rows == 5:
+        if vectors == 2:
+            _ring(dense, 5, 2, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+        else:
+            _ring(dense, 5, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+    elif rows == 6:
+        _ring(dense, 6, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+    else:
+        _ring(dense, 7, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+
+
+cdef inline void ring(
+    int rows, int vectors, Py_ssize_t lines, Py_ssize_t classes, Py_ssize_t larger, Py_ssize_t taps,
+    const real* const* tap, Py_ssize_t at, Py_ssize_t pitch, const real* w, real bias, real* dst, Py_ssize_t across,
+    real* last,
+) noexcept nogil:
+    """Some vectors of `lines` output lines, one below the other: all that a line of samples adds to are in registers.
+
+    Lines of samples are `pitch` apart, `classes` for each output line. The first `larger` of these add to `rows` output
+    lines each, the others to one less: ``w`` has the weights, [class][tap][row], last kernel row first. Those of the
+    first tap start at ``tap[0] + at``. Output lines are `across` apart, but for the last one. Before the end there is
+    something else in it. `bias` is added last.
+    """
+    if classes == 1:
+        _any_ring(True, rows, vectors, lines, 1, 1, taps, tap, at, pitch, w, bias, dst, across, last)
+    else:
+        _any_ring(False, rows, vectors, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+
+
 cdef inline always_inline_void _sweep_row(
     const bint chained, const bint spill, const int first, const int last, const int vectors, Py_ssize_t taps,
     Py_ssize_t chain, const real* const* tap, Py_ssize_t at, const real* w, Py_ssize_t step, local_vec* total,
