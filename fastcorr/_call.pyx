@@ -83,26 +83,55 @@ cdef class Runner:
             np.copyto(out, y, casting="unsafe")
         return out
 
-    cdef cnp.ndarray target(self, out, x, k, bint rounded):
+    cdef cnp.ndarray target(self, out, cnp.ndarray x, k, bint rounded):
         """`out`, or a stand-in where the kernel cannot write straight to it."""
+        cdef cnp.ndarray y
+        cdef bint same, broadcast = False
+        cdef int i
         if not isinstance(out, _ndarray):
             raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
-        if not rounded and out.dtype.newbyteorder("=") != self.problem.dtype:
+        y = out
+        same = cnp.PyArray_TYPE(y) == self.out_type or out.dtype == self.problem.dtype
+        if not same and not rounded and out.dtype.newbyteorder("=") != self.problem.dtype:
             raise TypeError(f"out has dtype {out.dtype}, the result has {self.problem.dtype}")
-        if out.shape != self.problem.out_shape:
+        if cnp.PyArray_NDIM(y) != self.ndim or not cnp.PyArray_CompareLists(cnp.PyArray_DIMS(y), self.shape, self.ndim):
             raise ValueError(f"out has shape {out.shape}, the result has {self.problem.out_shape}")
-        if not out.flags.writeable:
+        if not cnp.PyArray_ISWRITEABLE(y):
             raise ValueError("out is read-only")
+        for i in range(self.ndim):
+            broadcast = broadcast or cnp.PyArray_STRIDE(y, i) == 0
         if (
-            cnp.PyArray_ISALIGNED(out) and out.dtype.isnative and 0 not in out.strides
+            cnp.PyArray_ISBEHAVED(y) and not broadcast
             # Kernels round floating point as they store it. To integers NumPy casts: C leaves overflow undefined.
-            and (out.dtype == self.problem.dtype or (
+            and (same or (
                 out.dtype.kind == self.problem.dtype.kind and out.dtype.kind in "fc" and out.dtype.char not in "gG"
             ))
-            and not np.may_share_memory(out, x) and (k is None or not np.may_share_memory(out, k))
+            and not _overlap(y, x) and (k is None or not _overlap(y, k))
         ):
-            return out
-        return np.empty(self.problem.out_shape, self.problem.dtype)
+            return y
+        return cnp.PyArray_EMPTY(self.ndim, self.shape, self.out_type, 0)
+
+
+cdef bint _overlap(cnp.ndarray a, cnp.ndarray b):
+    """Whether the memory from the first to the last byte of two arrays overlaps, as numpy.may_share_memory sees it."""
+    cdef char *begin[2]
+    cdef char *end[2]
+    cdef cnp.npy_intp reach
+    cdef cnp.ndarray v
+    cdef int i, n = 0
+    for v in (a, b):
+        begin[n] = end[n] = cnp.PyArray_BYTES(v)
+        for i in range(cnp.PyArray_NDIM(v)):
+            if cnp.PyArray_DIM(v, i) == 0:
+                return False
+            reach = (cnp.PyArray_DIM(v, i) - 1) * cnp.PyArray_STRIDE(v, i)
+            if reach < 0:
+                begin[n] += reach
+            else:
+                end[n] += reach
+        end[n] += cnp.PyArray_ITEMSIZE(v)
+        n += 1
+    return begin[0] < end[1] and begin[1] < end[0]
 
 
 def claim(current_threads, run, *args):
@@ -145,7 +174,7 @@ def call(str face, x, k, out, tuple options, bint rounded=False):
         key[n] = <intptr_t><void*>options[i]
         n += 1
     for a in (xa, ka):
-        key[n] = <intptr_t><void*>cnp.PyArray_DESCR(a)
+        key[n] = cnp.PyArray_TYPE(a) * 2 + cnp.PyArray_ISNOTSWAPPED(a)  # equal dtypes may be several objects
         key[n + 1] = cnp.PyArray_NDIM(a)
         n += 2
         for i in range(cnp.PyArray_NDIM(a)):
@@ -168,7 +197,7 @@ cdef tuple _resolve(str face, cnp.ndarray x, cnp.ndarray k, tuple options, objec
     from . import planner
 
     cdef object runner = planner.resolve_options(face, x, k, options).runner
-    cdef tuple found = (runner, description, face, options, x.dtype, k.dtype)
+    cdef tuple found = (runner, description, face, options)
     if _lasting(options):
         if len(_runners) >= MAX_PLANS:
             _runners.clear()

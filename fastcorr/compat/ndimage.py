@@ -6,10 +6,11 @@ integers and the weights whole numbers, sums are exact and wrap.
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from numbers import Integral
 from operator import index
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
@@ -44,6 +45,8 @@ _BOUNDARIES = {
     "wrap": "wrap",
     "grid-wrap": "wrap",
 }
+
+_SLOPE, _CURVATURE, _THREE, _BINOMIAL = map(np.array, ([-1, 0, 1], [1, -2, 1], [1, 1, 1], [1, 2, 1]))
 
 _SLAB = 1 << 20  # bytes of `_slabs` per thread
 
@@ -235,7 +238,7 @@ def convolve1d(
 def _filter(
     face: str, input: Any, weights: Any, output: Any, mode: Any, cval: Any, origin: Any, axes: Any
 ) -> NDArray[Any]:
-    input, weights = _data(input, cval), np.asarray(weights)
+    input, weights = np.asarray(input), np.asarray(weights)
     acting = _axes(axes, input.ndim)
     if weights.ndim != len(acting) or weights.size == 0:
         raise RuntimeError(
@@ -244,109 +247,146 @@ def _filter(
         )
     if not isinstance(mode, str):
         raise RuntimeError(f"A sequence of modes is not supported: {mode!r}")
-    by_axis = dict(zip(acting, _sequence("origin", origin, len(acting)), strict=True))
+    origins = dict(zip(acting, map(index, _sequence("origin", origin, len(acting))), strict=True))
     ascending = tuple(sorted(acting))  # the weights' axes are, whatever the order of `axes`
-    return _run(face, input, weights, ascending, output, mode, cval, tuple(by_axis[a] for a in ascending))
+    output = _output(output, input, "c" in (input.dtype.kind, weights.dtype.kind))
+    how = _pass(input, weights, output, ascending, mode, cval, tuple([origins[a] for a in ascending]))
+    return _run(face, input, weights, output, how)
 
 
 def _filter1d(
     face: str, input: Any, weights: Any, axis: Any, output: Any, mode: Any, cval: Any, origin: Any
 ) -> NDArray[Any]:
-    input, weights = _data(input, cval), np.asarray(weights)
+    input, weights = np.asarray(input), np.asarray(weights)
     if weights.ndim != 1 or weights.size == 0:
         raise RuntimeError(f"no filter weights given: weights must be 1-D and not empty, its shape is {weights.shape}")
-    return _run(face, input, weights, (normalize_axis_index(axis, input.ndim),), output, mode, cval, (origin,))
+    axes = (normalize_axis_index(axis, input.ndim),)
+    output = _output(output, input, "c" in (input.dtype.kind, weights.dtype.kind))
+    return _run(face, input, weights, output, _pass(input, weights, output, axes, mode, cval, (index(origin),)))
 
 
-def _data(input: Any, cval: Any) -> NDArray[Any]:
-    input = np.asarray(input)
-    if np.iscomplexobj(cval) and input.dtype.kind != "c":
-        raise ValueError(f"Cannot provide a complex-valued cval when the input is real: {cval!r}")
-    return input
+class _Pass(NamedTuple):
+    """How one correlation is run: what follows from dtypes and arguments, whatever the lengths of the data."""
+
+    options: tuple[Any, ...]  # of the core, all in order
+    weights: np.dtype[Any]  # what they are converted to
+    early: np.dtype[Any] | None  # what data are better converted to before the core sees them
+    cut: bool  # whether conversion costs as much as a short filter, and is done slab by slab
+    along: int | None  # the axis to cut, if there is one
+    itemsize: int  # of the type it is computed in
+    quiet: bool  # whether NumPy casts or computes, and would warn of what has no value
 
 
-def _run(
-    face: str,
+def _pass(
     input: NDArray[Any],
     weights: NDArray[Any],
+    output: NDArray[Any],
     axes: tuple[int, ...],
-    output: Any,
     mode: str,
     cval: Any,
     origins: tuple[int, ...],
-) -> NDArray[Any]:
-    """`weights` on `axes` of `input` by the core's `face`, into `output`."""
+) -> _Pass:
+    """How `weights` on `axes` of `input` are run."""
+    x, y = input.dtype, output.dtype
+    if type(cval) is not float:
+        if np.iscomplexobj(cval):
+            if x.kind != "c":
+                raise ValueError(f"Cannot provide a complex-valued cval when the input is real: {cval!r}")
+            cval = complex(cval)
+        else:
+            cval = float(cval) if mode in ("constant", "grid-constant") else 0.0
+    exact = y.kind in "iu" and x.kind in "biu" and _whole(weights)
+    return _settled(x, input.ndim, weights.dtype, weights.shape, y, axes, mode, cval, origins, exact)
+
+
+@lru_cache(1024, typed=True)
+def _settled(
+    x: np.dtype[Any],
+    ndim: int,
+    w: np.dtype[Any],
+    shape: tuple[int, ...],
+    y: np.dtype[Any],
+    axes: tuple[int, ...],
+    mode: str,
+    fill: Any,
+    origins: tuple[int, ...],
+    exact: bool,
+) -> _Pass:
+    """`_pass`, kept: it takes longer than a small filter, and the core finds a call again by its options' addresses.
+
+    x, w and y are the dtypes of input, weights and output; `exact`: they are integers, and the weights are whole.
+    """
     if mode not in _BOUNDARIES:
         raise RuntimeError(f"boundary mode not supported: {mode!r} is not one of {', '.join(map(repr, _BOUNDARIES))}")
+    for axis, n, origin in zip(axes, shape, origins, strict=True):
+        if not -(n // 2) <= origin <= (n - 1) // 2:
+            raise ValueError(
+                f"Invalid origin; along axis {axis} it is {origin}, for {n} weights it must be"
+                f" from {-(n // 2)} to {(n - 1) // 2}"
+            )
     boundary = _BOUNDARIES[mode]
-    fill = 0.0 if boundary != "constant" else complex(cval) if np.iscomplexobj(cval) else float(cval)
-    output = _output(output, input, "c" in (input.dtype.kind, weights.dtype.kind))
-    if output.dtype.kind in "iu" and input.dtype.kind in "biu" and _whole(weights) and _whole(np.asarray(fill)):
-        options = _options(axes, boundary, int(fill.real), origins, weights.shape, output.dtype)
-        weights = weights.astype(np.int64, copy=False) if weights.dtype.kind == "f" else weights
-    else:
-        options = _options(axes, boundary, fill, origins, weights.shape, None)
-        weights = weights.astype(np.complex128 if weights.dtype.kind == "c" else np.float64, copy=False)
+    fill = fill if boundary == "constant" else 0.0
+    exact = exact and fill.is_integer() and abs(fill) < 2.0**63
+    anchor = tuple(n // 2 + origin for n, origin in zip(shape, origins, strict=True))
+    options = "same", axes, boundary, int(fill) if exact else fill, anchor, 1, 1, "auto", y if exact else None
+    computed = y if exact else np.result_type(x, np.float64)
+    weights = np.dtype(np.int64) if w.kind == "f" else w
+    if not exact:
+        weights = np.dtype(np.complex128 if w.kind == "c" else np.float64)
+    early = x != computed and computed.char in "dD" and ndim - 1 not in axes
+    rounded = y.kind in "iu" and not exact
+    along = next((a for a in range(ndim - 1) if a not in axes), None)
+    cut = rounded or (early and along is not None)
+    quiet = rounded or computed.char in "gG"
+    return _Pass(options, weights, computed if early else None, cut, along, computed.itemsize, quiet)
+
+
+def _run(
+    face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[Any], how: _Pass
+) -> NDArray[Any]:
+    """`input` under `weights` by the core's `face`, into `output`."""
     if input.size == 0:
         return output
+    if weights.dtype != how.weights:
+        weights = weights.astype(how.weights)
     if output.dtype.kind == "b":  # SciPy's cast goes by way of an integer: 0.5 is False
-        np.not_equal(np.trunc(call(face, input, weights, None, options)), 0, out=output)
+        np.not_equal(np.trunc(call(face, input, weights, None, how.options)), 0, out=output)
         return output
-    with np.errstate(invalid="ignore"):
-        for part, data in _slabs(input, axes, output, options[-1] or np.result_type(input, np.float64)):
-            call(face, data, weights, output[part], options, True)
+    with np.errstate(invalid="ignore") if how.quiet else nullcontext():
+        for part, data in _slabs(input, output, how):
+            call(face, data, weights, output[part], how.options, True)
     return output
 
 
-def _slabs(
-    input: NDArray[Any], axes: tuple[int, ...], output: NDArray[Any], computed: np.dtype
-) -> Iterator[tuple[Any, NDArray[Any]]]:
+def _slabs(input: NDArray[Any], output: NDArray[Any], how: _Pass) -> Iterable[tuple[Any, NDArray[Any]]]:
     """(where, data) of the parts to filter one by one: everything at once, or what is converted within the cache.
 
     Conversion costs as much as a short filter: of integers from float64, which takes an array of its own, and of data
     that are not filtered along their last axis, which the core converts anew for every block of rows. 128^3 bytes, 33
     weights along axis 1: 42 ms at once, 16 to 23 with slabs of 0.5 to 4 MB (Zen 4, one thread).
     """
-    along = next((a for a in range(input.ndim - 1) if a not in axes), None)
-    rounded = output.dtype.kind in "iu" and computed.kind == "f"
-    early = input.dtype != computed and computed.char in "dD" and input.ndim - 1 not in axes
-    if along is None or not (rounded or early):
-        yield ..., input.astype(computed) if rounded and early else input
-        return
+    if input.size * how.itemsize <= _SLAB:
+        return ((..., input if how.early is None else input.astype(how.early)),)
+    if how.along is None or not how.cut:
+        return ((..., input.astype(how.early) if how.early is not None and how.cut else input),)
+    return _cut(input, output, how.along, how)
+
+
+def _cut(input: NDArray[Any], output: NDArray[Any], along: int, how: _Pass) -> Iterator[tuple[Any, NDArray[Any]]]:
     if np.may_share_memory(input, output):
         input = input.copy()
     n = input.shape[along]
-    step = max(1, _SLAB * get_num_threads() * n // (input.size * computed.itemsize))
+    step = max(1, _SLAB * get_num_threads() * n // (input.size * how.itemsize))
     for i in range(0, n, step):
         part = (slice(None),) * along + (slice(i, i + step),)
-        yield part, input[part].astype(computed) if early else input[part]
-
-
-@lru_cache(1024, typed=True)
-def _options(
-    axes: tuple[int, ...],
-    boundary: str,
-    fill: complex,
-    origins: tuple[int, ...],
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any] | None,
-) -> tuple[Any, ...]:
-    """All options of the core, in order; kept, because it finds a repeated call again by their addresses."""
-    for axis, n, origin in zip(axes, shape, origins, strict=True):
-        if not -(n // 2) <= index(origin) <= (n - 1) // 2:
-            raise ValueError(
-                f"Invalid origin; along axis {axis} it is {origin}, for {n} weights it must be"
-                f" from {-(n // 2)} to {(n - 1) // 2}"
-            )
-    anchor = tuple(n // 2 + index(origin) for n, origin in zip(shape, origins, strict=True))
-    return "same", axes, boundary, fill, anchor, 1, 1, "auto", dtype
+        yield part, input[part] if how.early is None else input[part].astype(how.early)
 
 
 def _whole(a: NDArray[Any]) -> bool:
     """Whether all are whole numbers that an int64 holds."""
     if a.dtype.kind in "biu":
         return True
-    return a.dtype.kind == "f" and bool(((a == np.rint(a)) & (abs(a) < 2.0**63)).all())
+    return a.dtype.kind == "f" and all(v.is_integer() and abs(v) < 2.0**63 for v in a.ravel().tolist())
 
 
 def _output(output: Any, input: NDArray[Any], complex_result: bool) -> NDArray[Any]:
@@ -359,7 +399,7 @@ def _output(output: Any, input: NDArray[Any], complex_result: bool) -> NDArray[A
         if complex_result and dtype.kind != "c":
             if isinstance(output, str):
                 raise RuntimeError(f"output must have complex dtype, not {dtype}")
-            warnings.warn("promoting specified output dtype to complex", stacklevel=5)
+            warnings.warn("promoting specified output dtype to complex", stacklevel=4)
             dtype = np.promote_types(dtype, np.complex64)
         if isinstance(output, str) and dtype.kind not in "iufc":
             raise RuntimeError(f"output must have numeric dtype, not {dtype}")
@@ -517,7 +557,7 @@ def gaussian_filter(
     acting = _axes(axes, input.ndim)
     named = {"sigma": sigma, "order": order, "mode": mode, "radius": radius}
     columns = [_sequence(name, value, len(acting)) for name, value in named.items()]
-    steps: list[tuple[int, ArrayLike, str]] = []
+    steps: list[tuple[int, NDArray[Any], str]] = []
     for axis, s, n, rule, r in zip(acting, *columns, strict=True):
         if s > 1e-15:
             steps.append((axis, _gaussian(float(s), n, int(truncate * float(s) + 0.5) if r is None else r), rule))
@@ -559,7 +599,7 @@ def prewitt(
     array([[3, 9, 6],
            [3, 9, 6]])
     """
-    return _differences(input, [1, 1, 1], axis, output, mode, cval)
+    return _differences(input, _THREE, axis, output, mode, cval)
 
 
 def sobel(
@@ -593,26 +633,29 @@ def sobel(
     array([[ 4, 12,  8],
            [ 4, 12,  8]])
     """
-    return _differences(input, [1, 2, 1], axis, output, mode, cval)
+    return _differences(input, _BINOMIAL, axis, output, mode, cval)
 
 
-def _differences(input: Any, smooth: list[int], axis: int, output: Any, mode: Any, cval: Any) -> NDArray[Any]:
+def _differences(input: Any, smooth: NDArray[Any], axis: int, output: Any, mode: Any, cval: Any) -> NDArray[Any]:
     input = np.asarray(input)
     axis = normalize_axis_index(axis, input.ndim)
     modes = _sequence("mode", mode, input.ndim)
-    steps: list[tuple[int, ArrayLike, str]] = [(axis, [-1, 0, 1], modes[axis])]
+    steps = [(axis, _SLOPE, modes[axis])]
     steps += [(a, smooth, modes[a]) for a in range(input.ndim) if a != axis]
     return _passes(input, steps, _output(output, input, input.dtype.kind == "c"), cval)
 
 
 def _passes(
-    input: NDArray[Any], steps: Sequence[tuple[int, ArrayLike, str]], output: NDArray[Any], cval: Any
+    input: NDArray[Any], steps: Sequence[tuple[int, NDArray[Any], str]], output: NDArray[Any], cval: Any
 ) -> NDArray[Any]:
-    """`input` under one `correlate1d` after the other, each (axis, weights, mode)."""
+    """`input` under one correlation after the other, each (axis, weights, mode), all checked before the first."""
     if not steps:
         output[...] = input
-    for left, (axis, weights, mode) in zip(range(len(steps) - 1, -1, -1), steps, strict=True):
-        input = correlate1d(input, weights, axis, output.dtype if left else output, mode, cval)
+    given = (input, *[output] * (len(steps) - 1))
+    passes = [_pass(x, w, output, (axis,), mode, cval, (0,)) for x, (axis, w, mode) in zip(given, steps, strict=False)]
+    for left, (_, weights, _), how in zip(range(len(steps) - 1, -1, -1), steps, passes, strict=True):
+        into = np.empty(input.shape, output.dtype) if left else output
+        input = _run("correlate", input, weights, into, how)
     return output
 
 
@@ -701,7 +744,7 @@ def laplace(
     """
 
     def second(input: NDArray[Any], axis: int, output: Output, mode: str, cval: complex) -> NDArray[Any]:
-        return correlate1d(input, [1, -2, 1], axis, output, mode, cval)
+        return correlate1d(input, _CURVATURE, axis, output, mode, cval)
 
     return _over_axes(input, second, output, mode, cval, (), None, axes)
 
