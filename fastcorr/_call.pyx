@@ -80,20 +80,25 @@ cdef class Runner:
         if out is None:
             return y
         if y is not out:
-            np.copyto(out, y, casting="unsafe")
+            cnp.PyArray_CopyInto(out, y)
         return out
 
     cdef cnp.ndarray target(self, out, cnp.ndarray x, k, bint rounded):
         """`out`, or a stand-in where the kernel cannot write straight to it."""
         cdef cnp.ndarray y
-        cdef bint same, broadcast = False
+        cdef bint same, close, broadcast = False
         cdef int i
         if not isinstance(out, _ndarray):
             raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
         y = out
-        same = cnp.PyArray_TYPE(y) == self.out_type or out.dtype == self.problem.dtype
+        same = cnp.PyArray_TYPE(y) == self.out_type
         if not same and not rounded and out.dtype.newbyteorder("=") != self.problem.dtype:
             raise TypeError(f"out has dtype {out.dtype}, the result has {self.problem.dtype}")
+        # Kernels round floating point as they store it. To integers NumPy casts: C leaves overflow undefined.
+        close = (
+            cnp.PyTypeNum_ISFLOAT(self.out_type) if cnp.PyArray_ISFLOAT(y)
+            else cnp.PyArray_ISCOMPLEX(y) and cnp.PyTypeNum_ISCOMPLEX(self.out_type)
+        ) and cnp.PyArray_TYPE(y) not in (cnp.NPY_LONGDOUBLE, cnp.NPY_CLONGDOUBLE)
         if cnp.PyArray_NDIM(y) != self.ndim or not cnp.PyArray_CompareLists(cnp.PyArray_DIMS(y), self.shape, self.ndim):
             raise ValueError(f"out has shape {out.shape}, the result has {self.problem.out_shape}")
         if not cnp.PyArray_ISWRITEABLE(y):
@@ -101,11 +106,7 @@ cdef class Runner:
         for i in range(self.ndim):
             broadcast = broadcast or cnp.PyArray_STRIDE(y, i) == 0
         if (
-            cnp.PyArray_ISBEHAVED(y) and not broadcast
-            # Kernels round floating point as they store it. To integers NumPy casts: C leaves overflow undefined.
-            and (same or (
-                out.dtype.kind == self.problem.dtype.kind and out.dtype.kind in "fc" and out.dtype.char not in "gG"
-            ))
+            cnp.PyArray_ISBEHAVED(y) and not broadcast and (same or close)
             and not _overlap(y, x) and (k is None or not _overlap(y, k))
         ):
             return y

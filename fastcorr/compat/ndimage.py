@@ -4,9 +4,10 @@ As in SciPy everything is computed in float64 and rounded once to the dtype of t
 integers and the weights whole numbers, sums are exact and wrap.
 """
 
+from __future__ import annotations  # of nested functions, else evaluated at each call
+
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from numbers import Integral
 from operator import index
@@ -48,7 +49,7 @@ _BOUNDARIES = {
 
 _SLOPE, _CURVATURE, _THREE, _BINOMIAL = map(np.array, ([-1, 0, 1], [1, -2, 1], [1, 1, 1], [1, 2, 1]))
 
-_SLAB = 1 << 20  # bytes of `_slabs` per thread
+_CACHED = 1 << 17  # samples of a slab per thread
 
 Output = NDArray[Any] | DTypeLike | None
 
@@ -239,6 +240,7 @@ def _filter(
     face: str, input: Any, weights: Any, output: Any, mode: Any, cval: Any, origin: Any, axes: Any
 ) -> NDArray[Any]:
     input, weights = np.asarray(input), np.asarray(weights)
+    cval = _number(cval, input)
     acting = _axes(axes, input.ndim)
     if weights.ndim != len(acting) or weights.size == 0:
         raise RuntimeError(
@@ -247,17 +249,20 @@ def _filter(
         )
     if not isinstance(mode, str):
         raise RuntimeError(f"A sequence of modes is not supported: {mode!r}")
-    origins = dict(zip(acting, map(index, _sequence("origin", origin, len(acting))), strict=True))
-    ascending = tuple(sorted(acting))  # the weights' axes are, whatever the order of `axes`
+    origins = tuple(map(index, _sequence("origin", origin, len(acting))))
+    if axes is not None:  # the weights' axes ascend, whatever the order of `axes`
+        by_axis = dict(zip(acting, origins, strict=True))
+        acting = tuple(sorted(acting))
+        origins = tuple([by_axis[a] for a in acting])
     output = _output(output, input, "c" in (input.dtype.kind, weights.dtype.kind))
-    how = _pass(input, weights, output, ascending, mode, cval, tuple([origins[a] for a in ascending]))
-    return _run(face, input, weights, output, how)
+    return _run(face, input, weights, output, _pass(input, weights, output, acting, mode, cval, origins))
 
 
 def _filter1d(
     face: str, input: Any, weights: Any, axis: Any, output: Any, mode: Any, cval: Any, origin: Any
 ) -> NDArray[Any]:
     input, weights = np.asarray(input), np.asarray(weights)
+    cval = _number(cval, input)
     if weights.ndim != 1 or weights.size == 0:
         raise RuntimeError(f"no filter weights given: weights must be 1-D and not empty, its shape is {weights.shape}")
     axes = (normalize_axis_index(axis, input.ndim),)
@@ -265,16 +270,25 @@ def _filter1d(
     return _run(face, input, weights, output, _pass(input, weights, output, axes, mode, cval, (index(origin),)))
 
 
+def _number(cval: Any, input: NDArray[Any]) -> complex:
+    if type(cval) is float:
+        return cval
+    if not np.iscomplexobj(cval):
+        return float(cval)
+    if input.dtype.kind != "c":
+        raise ValueError(f"Cannot provide a complex-valued cval when the input is real: {cval!r}")
+    return complex(cval)
+
+
 class _Pass(NamedTuple):
     """How one correlation is run: what follows from dtypes and arguments, whatever the lengths of the data."""
 
+    call: Callable[..., Any]  # the core, or what rounds its result as SciPy does
     options: tuple[Any, ...]  # of the core, all in order
     weights: np.dtype[Any]  # what they are converted to
-    early: np.dtype[Any] | None  # what data are better converted to before the core sees them
-    cut: bool  # whether conversion costs as much as a short filter, and is done slab by slab
-    along: int | None  # the axis to cut, if there is one
-    itemsize: int  # of the type it is computed in
-    quiet: bool  # whether NumPy casts or computes, and would warn of what has no value
+    early: np.dtype[Any]  # what data are converted to before the core sees them
+    most: float  # as many samples at once
+    along: int | None  # the axis to cut into slabs where more than the cache holds are converted
 
 
 def _pass(
@@ -283,23 +297,16 @@ def _pass(
     output: NDArray[Any],
     axes: tuple[int, ...],
     mode: str,
-    cval: Any,
+    cval: complex,
     origins: tuple[int, ...],
 ) -> _Pass:
     """How `weights` on `axes` of `input` are run."""
     x, y = input.dtype, output.dtype
-    if type(cval) is not float:
-        if np.iscomplexobj(cval):
-            if x.kind != "c":
-                raise ValueError(f"Cannot provide a complex-valued cval when the input is real: {cval!r}")
-            cval = complex(cval)
-        else:
-            cval = float(cval) if mode in ("constant", "grid-constant") else 0.0
     exact = y.kind in "iu" and x.kind in "biu" and _whole(weights)
     return _settled(x, input.ndim, weights.dtype, weights.shape, y, axes, mode, cval, origins, exact)
 
 
-@lru_cache(1024, typed=True)
+@lru_cache(1024)
 def _settled(
     x: np.dtype[Any],
     ndim: int,
@@ -333,67 +340,72 @@ def _settled(
     weights = np.dtype(np.int64) if w.kind == "f" else w
     if not exact:
         weights = np.dtype(np.complex128 if w.kind == "c" else np.float64)
-    early = x != computed and computed.char in "dD" and ndim - 1 not in axes
     rounded = y.kind in "iu" and not exact
+    way = _to_bool if y.kind == "b" else _quietly if rounded or computed.char in "gG" else call
     along = next((a for a in range(ndim - 1) if a not in axes), None)
-    cut = rounded or (early and along is not None)
-    quiet = rounded or computed.char in "gG"
-    return _Pass(options, weights, computed if early else None, cut, along, computed.itemsize, quiet)
+    if x == computed or computed.char not in "dD" or ndim - 1 in axes:
+        return _Pass(way, options, weights, computed, 0, along if rounded else None)
+    return _Pass(way, options, weights, computed, np.inf if rounded and along is None else _CACHED, along)
 
 
-def _run(
-    face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[Any], how: _Pass
-) -> NDArray[Any]:
-    """`input` under `weights` by the core's `face`, into `output`."""
-    if input.size == 0:
+def _quietly(*arguments: Any) -> None:
+    """The core, where NumPy casts to integers or computes: without a warning of what has no value there."""
+    with np.errstate(invalid="ignore"):
+        call(*arguments)
+
+
+def _to_bool(
+    face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[Any], options: Any, rounded: bool
+) -> None:
+    """SciPy's cast goes by way of an integer: 0.5 is False."""
+    np.not_equal(np.trunc(call(face, input, weights, None, options)), 0, out=output)
+
+
+def _run(face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[Any], how: _Pass) -> NDArray[Any]:
+    """`input` under `weights` by the core's `face`, into `output`.
+
+    At once, or slab by slab within the cache where conversion costs as much as a short filter: of integers from
+    float64, which takes an array of its own, and of data that are not filtered along their last axis, which the core
+    converts anew for every block of rows. 128^3 bytes, 33 weights along axis 1: 42 ms at once, 16 to 23 with slabs of
+    0.5 to 4 MB (Zen 4, one thread).
+    """
+    size = input.size
+    if not size:
         return output
     if weights.dtype != how.weights:
         weights = weights.astype(how.weights)
-    if output.dtype.kind == "b":  # SciPy's cast goes by way of an integer: 0.5 is False
-        np.not_equal(np.trunc(call(face, input, weights, None, how.options)), 0, out=output)
+    if how.along is None or size <= _CACHED:
+        how.call(face, input.astype(how.early) if size <= how.most else input, weights, output, how.options, True)
         return output
-    with np.errstate(invalid="ignore") if how.quiet else nullcontext():
-        for part, data in _slabs(input, output, how):
-            call(face, data, weights, output[part], how.options, True)
-    return output
-
-
-def _slabs(input: NDArray[Any], output: NDArray[Any], how: _Pass) -> Iterable[tuple[Any, NDArray[Any]]]:
-    """(where, data) of the parts to filter one by one: everything at once, or what is converted within the cache.
-
-    Conversion costs as much as a short filter: of integers from float64, which takes an array of its own, and of data
-    that are not filtered along their last axis, which the core converts anew for every block of rows. 128^3 bytes, 33
-    weights along axis 1: 42 ms at once, 16 to 23 with slabs of 0.5 to 4 MB (Zen 4, one thread).
-    """
-    if input.size * how.itemsize <= _SLAB:
-        return ((..., input if how.early is None else input.astype(how.early)),)
-    if how.along is None or not how.cut:
-        return ((..., input.astype(how.early) if how.early is not None and how.cut else input),)
-    return _cut(input, output, how.along, how)
-
-
-def _cut(input: NDArray[Any], output: NDArray[Any], along: int, how: _Pass) -> Iterator[tuple[Any, NDArray[Any]]]:
     if np.may_share_memory(input, output):
         input = input.copy()
-    n = input.shape[along]
-    step = max(1, _SLAB * get_num_threads() * n // (input.size * how.itemsize))
+    n = input.shape[how.along]
+    step = max(1, _CACHED * get_num_threads() * n // size)
     for i in range(0, n, step):
-        part = (slice(None),) * along + (slice(i, i + step),)
-        yield part, input[part] if how.early is None else input[part].astype(how.early)
+        part = (slice(None),) * how.along + (slice(i, i + step),)
+        data = input[part].astype(how.early) if how.most else input[part]
+        how.call(face, data, weights, output[part], how.options, True)
+    return output
 
 
 def _whole(a: NDArray[Any]) -> bool:
     """Whether all are whole numbers that an int64 holds."""
     if a.dtype.kind in "biu":
         return True
-    return a.dtype.kind == "f" and all(v.is_integer() and abs(v) < 2.0**63 for v in a.ravel().tolist())
+    if a.dtype.kind != "f" or not float(a.item(0)).is_integer():  # most that are not are seen by the first
+        return False
+    values = a.astype(np.float64).ravel().tolist()
+    return all(map(float.is_integer, values)) and max(map(abs, values)) < 2.0**63
 
 
 def _output(output: Any, input: NDArray[Any], complex_result: bool) -> NDArray[Any]:
     """The array that the argument `output` asks for."""
     if output is None:
-        dtype = np.promote_types(input.dtype, np.complex64) if complex_result else input.dtype.newbyteorder("=")
-        return np.empty(input.shape, dtype)
+        dtype = input.dtype
+        if complex_result:
+            dtype = np.promote_types(dtype, np.complex64)
+        # Not always newbyteorder: it makes dtypes that are equal, but with which NumPy takes longer.
+        return np.empty(input.shape, dtype if dtype.isnative else dtype.newbyteorder("="))
     if isinstance(output, (str, type, np.dtype)):
         dtype = np.dtype(output)
         if complex_result and dtype.kind != "c":
@@ -428,7 +440,7 @@ def _axes(axes: Any, ndim: int) -> tuple[int, ...]:
 
 def _sequence(name: str, value: Any, n: int) -> list[Any]:
     """`value` as `n` of them."""
-    if isinstance(value, str) or not np.iterable(value):
+    if isinstance(value, (str, int, float)) or not np.iterable(value):
         return [value] * n
     values = list(value)
     if len(values) != n:
@@ -651,12 +663,17 @@ def _passes(
     """`input` under one correlation after the other, each (axis, weights, mode), all checked before the first."""
     if not steps:
         output[...] = input
-    given = (input, *[output] * (len(steps) - 1))
-    passes = [_pass(x, w, output, (axis,), mode, cval, (0,)) for x, (axis, w, mode) in zip(given, steps, strict=False)]
-    for left, (_, weights, _), how in zip(range(len(steps) - 1, -1, -1), steps, passes, strict=True):
-        into = np.empty(input.shape, output.dtype) if left else output
-        input = _run("correlate", input, weights, into, how)
-    return output
+        return output
+    cval = _number(cval, input)
+    passes = []
+    given = input
+    for axis, weights, mode in steps:
+        passes.append((weights, _pass(given, weights, output, (axis,), mode, cval, (0,))))
+        given = output
+    for weights, how in passes[:-1]:
+        input = _run("correlate", input, weights, np.empty(input.shape, output.dtype), how)
+    weights, how = passes[-1]
+    return _run("correlate", input, weights, output, how)
 
 
 def generic_laplace(
@@ -711,6 +728,10 @@ def generic_laplace(
     return _over_axes(input, derivative2, output, mode, cval, extra_arguments, extra_keywords, axes)
 
 
+def _second_difference(input: Any, axis: int, output: Output, mode: str, cval: complex) -> NDArray[Any]:
+    return _filter1d("correlate", input, _CURVATURE, axis, output, mode, cval, 0)
+
+
 def laplace(
     input: ArrayLike,
     output: Output = None,
@@ -743,10 +764,7 @@ def laplace(
     array([ 0,  1, -2,  1,  0])
     """
 
-    def second(input: NDArray[Any], axis: int, output: Output, mode: str, cval: complex) -> NDArray[Any]:
-        return correlate1d(input, _CURVATURE, axis, output, mode, cval)
-
-    return _over_axes(input, second, output, mode, cval, (), None, axes)
+    return _over_axes(input, _second_difference, output, mode, cval, (), None, axes)
 
 
 def gaussian_laplace(
@@ -899,13 +917,14 @@ def _over_axes(
 ) -> NDArray[Any]:
     """The sum over `axes` of a derivative, or the root of that of its squares."""
     input = np.asarray(input)
+    fresh = output is None or isinstance(output, (str, type, np.dtype))
     output = _output(output, input, input.dtype.kind == "c")
     acting = _axes(axes, input.ndim)
     modes = _sequence("mode", mode, len(acting))
     if not acting:
         output[...] = input
         return output
-    if np.may_share_memory(input, output):
+    if not fresh and np.may_share_memory(input, output):
         input = input.copy()  # it is read again after the first axis is written
     for n, (axis, rule) in enumerate(zip(acting, modes, strict=True)):
         part = derivative(input, axis, output.dtype if n else output, rule, cval, *arguments, **(keywords or {}))
