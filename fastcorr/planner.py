@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from math import ceil, prod
 from operator import mul
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -669,9 +669,8 @@ def _layer_plan(
 ) -> LayerPlan:
     from . import nn
 
-    described = dict(options)
+    described = dict(options) | nn.KINDS[face]
     method, dtype = described.pop("method", "auto"), described.pop("dtype", None)
-    described |= {"transposed": True} if face == "conv_transpose" else {"local": True} if face == "local_conv" else {}
     arrays, result = nn.as_arrays(dtype, x=np.broadcast_to(np.empty((), x_dtype), x_shape), w=w, bias=bias)
     form, _ = contraction.layer(*nn.shapes(arrays), result, **described)
     chosen, costs = choose(form, method, isa.LEVEL)
@@ -984,15 +983,36 @@ def _contract_parts(form: Contraction, a: Array, b: Array, out: Array, *how: Any
 
 
 def _contract_real(form: Contraction, a: Array, b: Array, bias: Array | None, out: Array, *how: Any) -> None:
-    a, b = (v if _loads(form.dtype, v.dtype) else v.astype(form.dtype) for v in (a, b))
+    if a.dtype != form.dtype and not _loads(form.dtype, a.dtype):
+        a = a.astype(form.dtype)
+    if b.dtype != form.dtype and not _loads(form.dtype, b.dtype):
+        b = b.astype(form.dtype)
     name, promised, level, count = how
-    if name == "direct":
-        _run(Layers, form, a, b, bias, out, level, count)
-        return
     method: Any = next(m for m in LAYER_METHODS if m.name == name)
     bad = _run(method, form, a, b, bias, out, level, count, promised)
     if bad is not None:
         method.repair(form, a, b, bias, out, level, count, bad)
+
+
+class _Ready(NamedTuple):
+    """A kernel for a Contraction, and how it is called."""
+
+    run: Callable[..., Any]
+    element: DType  # of what is read as it is: weights of a layer, bias
+    weights_first: bool
+    serial: bool  # not worth a second thread
+    watched: tuple[bool, ...]
+
+
+@lru_cache(1024)
+def _ready(method: Any, form: Contraction, level: str, promised: bool) -> _Ready:
+    return _Ready(
+        method.build(form, level).run,
+        np.dtype(method.row(form).element),
+        form.result != "w" and not form.local,
+        method.cost(form, level) <= tuning.SERIAL,
+        () if method is Layers else (promised,),
+    )
 
 
 def _run(
@@ -1004,22 +1024,20 @@ def _run(
     out: Array,
     level: str,
     count: int | None,
-    *watched: bool,
+    promised: bool = False,
 ) -> Any:
     """`out` = the result of real operands, with `count` threads, or as many as the work is worth.
 
-    Where results are watched, what is not finite among them; None where there is nothing.
+    Where results are `promised` as `auto` does, what is not finite among them; None where there is nothing.
     """
-    kernel, row = method.build(form, level), method.row(form)
-    if form.result != "w" and not form.local:  # weights go first, in the kernel's own type
-        a, b = np.ascontiguousarray(b, row.element), a
+    run, element, weights_first, serial, watched = _ready(method, form, level, promised)
+    if weights_first:
+        a, b = np.ascontiguousarray(b, element), a
     if bias is not None:
-        bias = np.ascontiguousarray(bias, row.element)
-    if count is None and method.cost(form, level) <= tuning.SERIAL:
-        count = 1
-    if count is None:
-        return _call.claim(_available_threads, kernel.run, a, b, out, bias, *watched)
-    return kernel.run(a, b, out, bias, *watched, count)
+        bias = np.ascontiguousarray(bias, element)
+    if count is None and not serial:
+        return _call.claim(_available_threads, run, a, b, out, bias, *watched)
+    return run(a, b, out, bias, *watched, count or 1)
 
 
 def _unfolded(form: Contraction) -> Contraction:

@@ -52,7 +52,6 @@ Pads = str | int | Sequence[int | tuple[int, int]]
 _CORE: dict[str, Any] = {"correlate": signal.correlate, "convolve": signal.convolve}
 _CORE |= {"conv": nn.conv, "conv_transpose": nn.conv_transpose, "local_conv": nn.local_conv}
 _KERNEL = {face: "k" if face in ("correlate", "convolve") else "w" for face in _CORE}  # the name of the second argument
-_OPTIONS_OF_LAYERS: dict[str, Any] = {"conv": {}, "conv_transpose": {"transposed": True}, "local_conv": {"local": True}}
 
 _NAMES: tuple[str, ...] = ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
 _NAMES += ("float16", "float32", "float64", "complex64", "complex128")
@@ -494,7 +493,7 @@ def _resolve(face: str, shapes: Any, dtype: "torch.dtype", options: tuple[Any, .
     described: Any = {name: value for name, value in options if name not in ("method", "dtype")}
     x_shape, w_shape, bias_shape = shapes
     if _KERNEL[face] == "w":
-        described |= _OPTIONS_OF_LAYERS[face]
+        described |= nn.KINDS[face]
         form, unbatched = contraction.layer(x_shape, w_shape, bias_shape, _NUMPY[dtype], **described)
         return _Resolved(form, nn.result_shape(form, unbatched))
     found = problem.signal(x_shape, w_shape, _NUMPY[dtype], flip=face == "convolve", **described)
