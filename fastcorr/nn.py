@@ -108,7 +108,7 @@ def conv(
     array([27., 27., 27., 27.])
     """
     options = stride, padding, dilation, groups, boundary, fill, flip, method, dtype
-    return _forward("conv", x, w, bias, out, options)
+    return forward("conv", x, w, bias, out, options)
 
 
 def conv_transpose(
@@ -164,7 +164,7 @@ def conv_transpose(
     (1, 4, 10, 10)
     """
     options = stride, padding, output_padding, dilation, groups, flip, method, dtype
-    return _forward("conv_transpose", x, w, bias, out, options)
+    return forward("conv_transpose", x, w, bias, out, options)
 
 
 def local_conv(
@@ -218,7 +218,7 @@ def local_conv(
     True
     """
     options = stride, padding, dilation, groups, boundary, fill, flip, dtype
-    return _forward("local_conv", x, w, bias, out, options)
+    return forward("local_conv", x, w, bias, out, options)
 
 
 class _Layer(NamedTuple):
@@ -243,7 +243,7 @@ def _resolve(face: str, arrays: tuple[Array | None, ...], options: tuple[Any, ..
     return _Layer(form, canonical, result_shape(form, unbatched), None if asked is None else dtype, method)
 
 
-def _forward(
+def forward(
     face: str, x: ArrayLike, w: ArrayLike, bias: ArrayLike | None, out: Array | None, options: tuple[Any, ...]
 ) -> Array:
     """The result of a face: `options` in the order of OPTIONS."""

@@ -914,6 +914,7 @@ class Definition:
 
 
 LAYER_METHODS = (Layers, Winograd, Frequencies, Definition)
+_LAYER_METHODS: dict[str, Any] = {m.name: m for m in LAYER_METHODS}
 
 
 @lru_cache(1024)
@@ -988,7 +989,7 @@ def _contract_real(form: Contraction, a: Array, b: Array, bias: Array | None, ou
     if b.dtype != form.dtype and not _loads(form.dtype, b.dtype):
         b = b.astype(form.dtype)
     name, promised, level, count = how
-    method: Any = next(m for m in LAYER_METHODS if m.name == name)
+    method = _LAYER_METHODS[name]
     bad = _run(method, form, a, b, bias, out, level, count, promised)
     if bad is not None:
         method.repair(form, a, b, bias, out, level, count, bad)
