@@ -9,7 +9,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from math import ceil, prod
 from operator import mul
 from types import MappingProxyType, SimpleNamespace
@@ -120,19 +120,12 @@ class Spectrum:
         return too_few_taps(task.problem.kernel)
 
     @staticmethod
-    def _choice(task: Task) -> tuple[Kernel, Any, Any]:
-        row = kernels.find("spectrum", task.problem.dtype)
-        module = kernels.load(row, task.level)
-        pair = task.problem.dtype.kind != "c"
-        return row, module, module.choose(task.problem, pair, tuning.SPECTRUM[row.element][task.level])
+    def cost(task: Task) -> float:
+        return float(task.tiles[2][2])
 
-    @classmethod
-    def cost(cls, task: Task) -> float:
-        return float(cls._choice(task)[2][2])
-
-    @classmethod
-    def build(cls, task: Task, promised: bool = False) -> Any:
-        row, module, (points, seconds, _) = cls._choice(task)
+    @staticmethod
+    def build(task: Task, promised: bool = False) -> Any:
+        row, module, (points, seconds, _) = task.tiles
         rules = [RULES.index(rule) for rule in task.problem.boundary]
         parts = task.x_parts, task.k_parts
         tiles = module.Spectrum(task.problem, row.element, rules, *parts, points, seconds, promised)
@@ -222,11 +215,11 @@ class Separable:
     @classmethod
     def cost(cls, task: Task, terms: int = 1) -> float:
         """Estimated seconds for one batch entry of a kernel of `terms` terms."""
-        once, each = cls._seconds(task)
+        once, each = task.axis_by_axis
         return once + terms * each
 
     @classmethod
-    def _seconds(cls, task: Task) -> tuple[float, float]:
+    def seconds(cls, task: Task) -> tuple[float, float]:
         """(of a call, of each term)"""
         p, row = task.problem, cls._row(task)
         direct = tuning.DIRECT[kernels.find("separable", p.dtype).element][task.level]
@@ -273,7 +266,7 @@ class Separable:
         exact = p.dtype.kind in "biu" or (promised and prod(p.kernel) < tuning.SPECTRUM_TAPS)
         most = tuning.SEPARABLE_TERMS
         if otherwise:
-            once, each = cls._seconds(task)
+            once, each = task.axis_by_axis
             most = min(most, ceil((limit - once) / each) - 1)
         return ByValue(passes, exact, most, otherwise)
 
@@ -351,14 +344,25 @@ class Task:
     x_dtype: DType
     k_dtype: DType
     level: str
+    x_parts: int = field(init=False)  # real and imaginary
+    k_parts: int = field(init=False)
 
-    @property
-    def x_parts(self) -> int:
-        return 2 if self.x_dtype.kind == "c" else 1
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "x_parts", 2 if self.x_dtype.kind == "c" else 1)
+        object.__setattr__(self, "k_parts", 2 if self.k_dtype.kind == "c" else 1)
 
-    @property
-    def k_parts(self) -> int:
-        return 2 if self.k_dtype.kind == "c" else 1
+    @cached_property
+    def tiles(self) -> tuple[Kernel, Any, Any]:
+        """(row of the table of kernels, module, its choice of tiles) of the method "fft"."""
+        row = kernels.find("spectrum", self.problem.dtype)
+        module = kernels.load(row, self.level)
+        pair = self.problem.dtype.kind != "c"
+        return row, module, module.choose(self.problem, pair, tuning.SPECTRUM[row.element][self.level])
+
+    @cached_property
+    def axis_by_axis(self) -> tuple[float, float]:
+        """Seconds of the method "separable": of a call, of each term."""
+        return Separable.seconds(self)
 
 
 class Plan(ABC):
