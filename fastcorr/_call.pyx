@@ -243,7 +243,7 @@ cdef _keep(const Description* d, name, value, tuple held):
 
 
 def resolved(make, str face, tuple arrays, tuple options):
-    """``make(face, arrays, options)``, once for all ndarrays (or None) of these shapes and dtypes and these `options`."""
+    """``make(face, arrays, options)``, once for all ndarrays (or None) of these shapes and dtypes and `options`."""
     cdef Description d
     d.n, d.lasting = 0, True
     _write(&d, ADDRESS, <int64_t><void*>make)

@@ -367,8 +367,8 @@ def _run(face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[
     At once, or slab by slab within the cache where conversion costs as much as a short filter: of integers from
     float64, which takes an array of its own, and of data that are not filtered along their last axis, which the core
     converts anew for every block of rows. 128^3 bytes, 33 weights along axis 1: 42 ms at once, 16 to 23 with slabs of
-    0.5 to 4 MB (Zen 4, one thread). 700^2 bytes, 9 weights along axis 0: 8 ms at once, 1.6 so (Zen 3): large arrays that
-    come and go are cleared by the system page by page.
+    0.5 to 4 MB (Zen 4, one thread). 700^2 bytes, 9 weights along axis 0: 8 ms at once, 1.6 so (Zen 3): the system
+    clears large arrays that come and go page by page.
     """
     size = input.size
     if not size:
