@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _call, planner
+from . import _call, layer_methods, planner
 from . import problem as problems
 from ._types import Array, Boundary, DType, Mode, Padding, PerAxis, Scalar, Shape
 from .contraction import Contraction, layer
@@ -297,7 +297,7 @@ def bilinear_vjp(
         if needed:
             sibling = form.siblings[role]
             left, right = (arrays[name] for name in sibling.operands)
-            gradient = planner.contract(sibling, left, right, method)
+            gradient = layer_methods.contract(sibling, left, right, method)
             if gradient.dtype.kind == "c":
                 np.conjugate(gradient, out=gradient)
         gradients.append(gradient)

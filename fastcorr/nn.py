@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _call, planner, problem
+from . import _call, layer_methods, problem
 from ._types import Array, Boundary, DType, Padding, PerAxis, Scalar, Shape
 from .contraction import Contraction, layer
 
@@ -258,7 +258,7 @@ def forward(
         straight_to = out.reshape(form.out_shape)
     if bias is not None:
         bias = bias.reshape(bias_shape)
-    y = planner.contract(form, x.reshape(x_shape), w.reshape(w_shape), call.method, bias, straight_to).reshape(
+    y = layer_methods.contract(form, x.reshape(x_shape), w.reshape(w_shape), call.method, bias, straight_to).reshape(
         call.shape
     )
     if out is None:

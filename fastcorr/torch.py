@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from . import contraction, gradients, nn, planner, problem
+from . import contraction, gradients, layer_methods, nn, planner, problem
 from ._call import call as _call_core
 
 try:
@@ -552,7 +552,7 @@ def _cast(gradient: Tensor, dtype: "torch.dtype") -> Tensor:
 
 
 def _contract(a: Tensor, b: Tensor, form: Any, method: str) -> Tensor:
-    """`planner.contract` on canonical tensors, differentiable."""
+    """`layer_methods.contract` on canonical tensors, differentiable."""
     route = _route(a, b, None)
     if route is PLAIN:
         return _run_contraction(a, b, form, method)
@@ -565,7 +565,7 @@ def _contract(a: Tensor, b: Tensor, form: Any, method: str) -> Tensor:
 
 def _run_contraction(a: Tensor, b: Tensor, form: contraction.Contraction, method: str) -> Tensor:
     first, second = form.operands
-    return _from_numpy(planner.contract(form, _array(first, a), _array(second, b), method))
+    return _from_numpy(layer_methods.contract(form, _array(first, a), _array(second, b), method))
 
 
 def _keep_contraction(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
