@@ -10,7 +10,7 @@
 
     conv, conv_transpose, local_conv and every gradient        nn.py, gradients.py; layers.py keeps weights
       -> Contraction                 contraction.py    which array of <g, conv(x, w)> from the other two
-      -> contract                    planner.py        direct, with fewer products, by Fourier transform, or as defined
+      -> contract                    layer_methods.py  direct, with fewer products, by Fourier transform, or as defined
            -> Dense, Depth,          kernels/<isa>/<element>/dense, depth, weights, local, winograd, frequency
               Weights, Local,
               Winograd, Frequency

@@ -1,12 +1,14 @@
 """The call path from arrays to kernel, in C because a small correlation takes less time than a Python statement.
 
-`call` finds the Plan of a repeated problem by the bytes of its description; only a new problem meets problem.py and
-planner.py. `Runner` is the part of a Plan that runs: cast what must be cast, allocate, choose threads, go.
+`call` finds the Plan of a repeated problem by the bytes of its description, and `resolved` whatever else follows from
+shapes, dtypes and options; only a new problem meets problem.py, contraction.py and planner.py. `Runner` is the part of
+a Plan that runs: cast what must be cast, allocate, choose threads, go.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport intptr_t, uint64_t
-from libc.string cimport memcmp
+from cpython.long cimport PyLong_AsLongLongAndOverflow
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcmp, memcpy
 cimport numpy as cnp
 
 import numpy as np
@@ -15,10 +17,11 @@ cnp.import_array()
 
 cdef enum:
     MAX_AXES = 64
-    MAX_PLANS = 1024
+    MAX_FOUND = 1024
+    MAX_WORDS = 512         # of a description; what is longer is resolved anew at each call
 
 cdef object _ndarray = np.ndarray
-cdef dict _runners = {}     # hash of a description -> (Runner, description, the objects whose addresses are in it)
+cdef dict _found = {}       # hash of a description -> (what was found, description, objects whose addresses are in it)
 cdef Py_ssize_t _busy = 0   # threads in parallel calls under way: each Python thread has a pool of its own
 
 
@@ -80,29 +83,59 @@ cdef class Runner:
         if out is None:
             return y
         if y is not out:
-            np.copyto(out, y, casting="unsafe")
+            cnp.PyArray_CopyInto(out, y)
         return out
 
-    cdef cnp.ndarray target(self, out, x, k, bint rounded):
+    cdef cnp.ndarray target(self, out, cnp.ndarray x, k, bint rounded):
         """`out`, or a stand-in where the kernel cannot write straight to it."""
+        cdef cnp.ndarray y
+        cdef bint same, close, broadcast = False
+        cdef int i
         if not isinstance(out, _ndarray):
             raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
-        if not rounded and out.dtype.newbyteorder("=") != self.problem.dtype:
+        y = out
+        same = cnp.PyArray_TYPE(y) == self.out_type
+        if not same and not rounded and out.dtype.newbyteorder("=") != self.problem.dtype:
             raise TypeError(f"out has dtype {out.dtype}, the result has {self.problem.dtype}")
-        if out.shape != self.problem.out_shape:
+        # Kernels round floating point as they store it. To integers NumPy casts: C leaves overflow undefined.
+        close = (
+            cnp.PyTypeNum_ISFLOAT(self.out_type) if cnp.PyArray_ISFLOAT(y)
+            else cnp.PyArray_ISCOMPLEX(y) and cnp.PyTypeNum_ISCOMPLEX(self.out_type)
+        ) and cnp.PyArray_TYPE(y) not in (cnp.NPY_LONGDOUBLE, cnp.NPY_CLONGDOUBLE)
+        if cnp.PyArray_NDIM(y) != self.ndim or not cnp.PyArray_CompareLists(cnp.PyArray_DIMS(y), self.shape, self.ndim):
             raise ValueError(f"out has shape {out.shape}, the result has {self.problem.out_shape}")
-        if not out.flags.writeable:
+        if not cnp.PyArray_ISWRITEABLE(y):
             raise ValueError("out is read-only")
+        for i in range(self.ndim):
+            broadcast = broadcast or cnp.PyArray_STRIDE(y, i) == 0
         if (
-            cnp.PyArray_ISALIGNED(out) and out.dtype.isnative and 0 not in out.strides
-            # Kernels round floating point as they store it. To integers NumPy casts: C leaves overflow undefined.
-            and (out.dtype == self.problem.dtype or (
-                out.dtype.kind == self.problem.dtype.kind and out.dtype.kind in "fc" and out.dtype.char not in "gG"
-            ))
-            and not np.may_share_memory(out, x) and (k is None or not np.may_share_memory(out, k))
+            cnp.PyArray_ISBEHAVED(y) and not broadcast and (same or close)
+            and not _overlap(y, x) and (k is None or not _overlap(y, k))
         ):
-            return out
-        return np.empty(self.problem.out_shape, self.problem.dtype)
+            return y
+        return cnp.PyArray_EMPTY(self.ndim, self.shape, self.out_type, 0)
+
+
+cdef bint _overlap(cnp.ndarray a, cnp.ndarray b):
+    """Whether the memory from the first to the last byte of two arrays overlaps, as numpy.may_share_memory sees it."""
+    cdef char *begin[2]
+    cdef char *end[2]
+    cdef cnp.npy_intp reach
+    cdef cnp.ndarray v
+    cdef int i, n = 0
+    for v in (a, b):
+        begin[n] = end[n] = cnp.PyArray_BYTES(v)
+        for i in range(cnp.PyArray_NDIM(v)):
+            if cnp.PyArray_DIM(v, i) == 0:
+                return False
+            reach = (cnp.PyArray_DIM(v, i) - 1) * cnp.PyArray_STRIDE(v, i)
+            if reach < 0:
+                begin[n] += reach
+            else:
+                end[n] += reach
+        end[n] += cnp.PyArray_ITEMSIZE(v)
+        n += 1
+    return begin[0] < end[1] and begin[1] < end[0]
 
 
 def claim(current_threads, run, *args):
@@ -116,14 +149,117 @@ def claim(current_threads, run, *args):
         _busy -= taken
 
 
-cdef bint _lasting(value):
-    """Whether `value` cannot change while its address stays the same."""
-    if type(value) is tuple:
+cdef struct Description:
+    int64_t word[MAX_WORDS]
+    int n
+    bint lasting            # nothing in it can change while its address stays the same, and it is complete
+
+
+cdef enum:
+    ABSENT, ADDRESS, INTEGER, REAL, TUPLE, LIST, ARRAY
+
+
+cdef inline void _write(Description* to, int64_t kind, int64_t word) noexcept:
+    if to.n + 2 > MAX_WORDS:
+        to.lasting = False
+        return
+    to.word[to.n], to.word[to.n + 1] = kind, word
+    to.n += 2
+
+
+cdef inline void _write_array(Description* to, cnp.ndarray a) noexcept:
+    """Shape and dtype of `a`: equal dtypes may be several objects."""
+    cdef int i
+    _write(to, ARRAY + 2 * cnp.PyArray_TYPE(a) + cnp.PyArray_ISNOTSWAPPED(a), cnp.PyArray_NDIM(a))
+    if to.n + cnp.PyArray_NDIM(a) > MAX_WORDS:
+        to.lasting = False
+        return
+    for i in range(cnp.PyArray_NDIM(a)):
+        to.word[to.n + i] = cnp.PyArray_DIM(a, i)
+    to.n += cnp.PyArray_NDIM(a)
+
+
+cdef int _write_option(Description* to, value) except -1:
+    """Numbers by type and value (1, 1.0 and True are equal, but not all are strides), sequences by what is in them."""
+    cdef double real
+    cdef int64_t word = 0
+    cdef int overflow = 0
+    if type(value) is int:
+        word = PyLong_AsLongLongAndOverflow(value, &overflow)
+        if not overflow:
+            _write(to, INTEGER, word)
+            return 0
+    elif type(value) is float:
+        real = value
+        memcpy(&word, &real, sizeof(word))
+        _write(to, REAL, word)
+        return 0
+    elif type(value) is tuple or type(value) is list:
+        _write(to, TUPLE if type(value) is tuple else LIST, len(value))
         for item in value:
-            if not _lasting(item):
-                return False
-        return True
-    return value is None or isinstance(value, (str, int, float, complex, np.dtype, np.generic, type))
+            if not to.lasting:
+                return 0
+            _write_option(to, item)
+        return 0
+    _write(to, ADDRESS, <int64_t><void*>value)
+    if value is not None and not isinstance(value, (str, int, float, complex, np.dtype, np.generic, type)):
+        to.lasting = False
+    return 0
+
+
+cdef _frozen(value):
+    """`value` with lists as tuples: holds all that has its address in a description."""
+    return tuple([_frozen(item) for item in value]) if isinstance(value, (tuple, list)) else value
+
+
+cdef inline uint64_t _hash(const Description* d) noexcept:
+    # A hash of its own takes a third of the time of one over a bytes object; what it finds is compared in full.
+    cdef uint64_t mixed = 0
+    cdef int i
+    for i in range(d.n):
+        mixed = (mixed ^ <uint64_t>d.word[i]) * <uint64_t>0x9E3779B97F4A7C15
+        mixed ^= mixed >> 32
+    return mixed
+
+
+cdef inline object _find(const Description* d, name):
+    """What was kept, or None."""
+    cdef tuple found
+    cdef Py_ssize_t size = d.n * sizeof(int64_t)
+    if not d.lasting:
+        return None
+    found = <tuple>_found.get(name)
+    if found is None or len(<bytes>found[1]) != size or memcmp(<const char*><bytes>found[1], <const char*>d.word, size):
+        return None
+    return found[0]
+
+
+cdef _keep(const Description* d, name, value, tuple held):
+    if d.lasting:
+        if len(_found) >= MAX_FOUND:
+            _found.clear()
+        _found[name] = (value, PyBytes_FromStringAndSize(<char*>d.word, d.n * sizeof(int64_t)), _frozen(held))
+    return value
+
+
+def resolved(make, str face, tuple arrays, tuple options):
+    """``make(face, arrays, options)``, once for all ndarrays (or None) of these shapes and dtypes and `options`."""
+    cdef Description d
+    d.n, d.lasting = 0, True
+    _write(&d, ADDRESS, <int64_t><void*>make)
+    _write(&d, ADDRESS, <int64_t><void*>face)
+    for a in arrays:
+        if a is None:
+            _write(&d, ABSENT, 0)
+        else:
+            _write_array(&d, a)
+    for option in options:
+        _write_option(&d, option)
+    cdef object name = _hash(&d)
+    cdef object value = _find(&d, name)
+    if value is None:
+        value = _keep(&d, name, make(face, arrays, options), (make, face, options))
+    return value
 
 
 cdef inline cnp.ndarray _plain(a):
@@ -136,41 +272,17 @@ def call(str face, x, k, out, tuple options, bint rounded=False):
     `rounded`: `out` may have any dtype; the result is computed in its own and rounded once.
     """
     cdef cnp.ndarray xa = _plain(x), ka = _plain(k)
-    cdef intptr_t key[16 + 2 * MAX_AXES]
-    cdef Py_ssize_t n = 0, i
-    cdef cnp.ndarray a
-    key[n] = <intptr_t><void*>face
-    n += 1
-    for i in range(9):
-        key[n] = <intptr_t><void*>options[i]
-        n += 1
-    for a in (xa, ka):
-        key[n] = <intptr_t><void*>cnp.PyArray_DESCR(a)
-        key[n + 1] = cnp.PyArray_NDIM(a)
-        n += 2
-        for i in range(cnp.PyArray_NDIM(a)):
-            key[n] = cnp.PyArray_DIM(a, i)
-            n += 1
-    # A hash of its own takes a third of the time of one over a bytes object; what it finds is compared in full.
-    cdef uint64_t mixed = 0
-    for i in range(n):
-        mixed = (mixed ^ <uint64_t>key[i]) * <uint64_t>0x9E3779B97F4A7C15
-        mixed ^= mixed >> 32
-    cdef object name = mixed
-    cdef Py_ssize_t size = n * sizeof(intptr_t)
-    cdef tuple found = <tuple>_runners.get(name)
-    if found is None or len(<bytes>found[1]) != size or memcmp(<const char*><bytes>found[1], <const char*>key, size):
-        found = _resolve(face, xa, ka, options, name, PyBytes_FromStringAndSize(<char*>key, size))
-    return (<Runner>found[0]).run(xa, ka, out, 0, False, rounded)
+    cdef Description d
+    d.n, d.lasting = 0, True
+    _write(&d, ADDRESS, <int64_t><void*>face)
+    for option in options:
+        _write_option(&d, option)
+    _write_array(&d, xa)
+    _write_array(&d, ka)
+    cdef object name = _hash(&d)
+    cdef object runner = _find(&d, name)
+    if runner is None:
+        from . import planner
 
-
-cdef tuple _resolve(str face, cnp.ndarray x, cnp.ndarray k, tuple options, object name, bytes description):
-    from . import planner
-
-    cdef object runner = planner.resolve_options(face, x, k, options).runner
-    cdef tuple found = (runner, description, face, options, x.dtype, k.dtype)
-    if _lasting(options):
-        if len(_runners) >= MAX_PLANS:
-            _runners.clear()
-        _runners[name] = found
-    return found
+        runner = _keep(&d, name, planner.resolve_options(face, xa, ka, options).runner, (face, options))
+    return (<Runner>runner).run(xa, ka, out, 0, False, rounded)

@@ -114,28 +114,7 @@ class Contraction:
         return replace(self, dtype=np.empty(0, self.dtype).real.dtype, fill=getattr(self.fill, name))
 
 
-_layers: dict[
-    Any, tuple[Contraction, bool]
-] = {}  # what `layer` found, by how its arguments are written: 1 and 1.0 are equal, but not both a stride
-MAX_LAYERS = 1024
-
-
 def layer(
-    x_shape: Shape, w_shape: Shape, bias_shape: Shape | None, dtype: DType, **options: Any
-) -> tuple[Contraction, bool]:
-    """`new_layer`, once for each set of arguments."""
-    key = repr((x_shape, w_shape, bias_shape, options)), dtype
-    found = _layers.get(key)
-    if found is None:
-        found = new_layer(x_shape, w_shape, bias_shape, dtype, **options)
-        if "<" not in key[0]:  # else an object is written by its address
-            if len(_layers) >= MAX_LAYERS:
-                _layers.clear()
-            _layers[key] = found
-    return found
-
-
-def new_layer(
     x_shape: Shape,
     w_shape: Shape,
     bias_shape: Shape | None,

@@ -37,7 +37,7 @@ try:
 except ImportError as error:
     raise ImportError(f'fastcorr.dask needs dask ({error}): pip install "fastcorr[dask]"') from error
 
-from . import contraction, gradients, isa, nn, planner, problem, signal, template
+from . import contraction, gradients, isa, layer_methods, nn, planner, problem, signal, template
 from ._types import Boundary, DType, Mode, Padding, PerAxis, Scalar, Shape
 from .boundary import source
 from .contraction import Contraction
@@ -549,7 +549,7 @@ def _signal_face(name: str, p: problem.Problem, **options: Any) -> Face:
 
 def _of_all(form: Contraction, method: str) -> str:
     """The method for all blocks, if `auto` runs the whole directly; else each chooses for itself."""
-    chosen, _ = planner.choose(form, method, isa.LEVEL)
+    chosen, _ = layer_methods.choose(form, method, isa.LEVEL)
     return "direct" if chosen == "direct" else method
 
 
@@ -857,7 +857,7 @@ def _input_gradient(face: Face, g: da.Array, x: da.Array, k: da.Array) -> da.Arr
 
 def _fold(axes: Sequence[int], g: NDArray[Any], blocks: Sequence[Block]) -> NDArray[Any]:
     for axis in axes:
-        g = planner.fold_axis(g, axis, blocks[axis].part, blocks[axis].outputs)
+        g = layer_methods.fold_axis(g, axis, blocks[axis].part, blocks[axis].outputs)
     return g
 
 

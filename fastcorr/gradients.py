@@ -9,16 +9,16 @@ Complex numbers follow PyTorch: g = dL/d(Re y) + 1j * dL/d(Im y), so a product y
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import planner
+from . import _call, layer_methods, planner
 from . import problem as problems
 from ._types import Array, Boundary, DType, Mode, Padding, PerAxis, Scalar, Shape
 from .contraction import Contraction, layer
-from .nn import as_arrays, result_shape, shapes
+from .nn import KINDS, OPTIONS, result_shape, shapes
 
 
 def correlate_vjp(
@@ -76,8 +76,8 @@ def correlate_vjp(
     >>> correlate_vjp([1, 0, 0], [1, 2, 3], [1, 0, 1], "same", boundary="reflect", need=(True, False))
     (array([0, 2, 0]), None)
     """
-    options = {"mode": mode, "axes": axes, "boundary": boundary, "fill": fill, "anchor": anchor, "stride": stride}
-    return _signal_vjp("correlate", g, x, k, method, dtype, need, **options, dilation=dilation)
+    options = mode, axes, boundary, fill, anchor, stride, dilation, method, dtype
+    return _signal_vjp("correlate", g, x, k, need, options)
 
 
 def convolve_vjp(
@@ -126,8 +126,8 @@ def convolve_vjp(
     >>> gk
     array([43, 32, 21])
     """
-    options = {"mode": mode, "axes": axes, "boundary": boundary, "fill": fill, "anchor": anchor, "stride": stride}
-    return _signal_vjp("convolve", g, x, k, method, dtype, need, **options, dilation=dilation)
+    options = mode, axes, boundary, fill, anchor, stride, dilation, method, dtype
+    return _signal_vjp("convolve", g, x, k, need, options)
 
 
 def conv_vjp(
@@ -185,8 +185,8 @@ def conv_vjp(
     >>> _, gw, _ = conv_vjp(conv(x, w) - target, x, w, need=(False, True, False))
     >>> w -= gw / gw.size
     """
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "boundary": boundary}
-    return _layer_vjp("conv", g, x, w, bias, method, dtype, need, **options, fill=fill, flip=flip)
+    options = stride, padding, dilation, groups, boundary, fill, flip, method, dtype
+    return _layer_vjp("conv", g, x, w, bias, need, options)
 
 
 def conv_transpose_vjp(
@@ -232,9 +232,8 @@ def conv_transpose_vjp(
     >>> conv_transpose_vjp([[1, 2, 3, 4]], [[1, 10]], [[[5, 6, 7]]])
     (array([[38, 56]]), array([[[21, 32, 43]]]), None)
     """
-    options = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-    options |= {"groups": groups, "flip": flip, "transposed": True}
-    return _layer_vjp("conv_transpose", g, x, w, bias, method, dtype, need, **options)
+    options = stride, padding, output_padding, dilation, groups, flip, method, dtype
+    return _layer_vjp("conv_transpose", g, x, w, bias, need, options)
 
 
 def local_conv_vjp(
@@ -283,8 +282,8 @@ def local_conv_vjp(
     <BLANKLINE>
            [[[20, 30]]]]), None)
     """
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "boundary": boundary}
-    return _layer_vjp("local_conv", g, x, w, bias, "auto", dtype, need, **options, fill=fill, flip=flip, local=True)
+    options = stride, padding, dilation, groups, boundary, fill, flip, dtype
+    return _layer_vjp("local_conv", g, x, w, bias, need, options)
 
 
 def bilinear_vjp(
@@ -298,11 +297,46 @@ def bilinear_vjp(
         if needed:
             sibling = form.siblings[role]
             left, right = (arrays[name] for name in sibling.operands)
-            gradient = planner.contract(sibling, left, right, method)
+            gradient = layer_methods.contract(sibling, left, right, method)
             if gradient.dtype.kind == "c":
                 np.conjugate(gradient, out=gradient)
         gradients.append(gradient)
     return gradients
+
+
+class _Resolved(NamedTuple):
+    """What a call of a gradient is, whatever the numbers in its arrays."""
+
+    form: Contraction
+    method: str
+    cast: DType | None  # of the arrays of the face, if asked for
+    order: Shape | None = None  # of the axes of x and of the result in `form`, where they move
+    k_order: Shape | None = None
+    conj: bool = False  # k is conjugated before it is correlated
+
+
+def _resolve(face: str, arrays: tuple[Any, ...], options: tuple[Any, ...]) -> _Resolved:
+    signal = face in ("correlate", "convolve")
+    named: dict[str, Any] = dict(zip(planner.OPTIONS if signal else OPTIONS[face], options, strict=True))
+    named |= {} if signal else KINDS[face]
+    method, asked = named.pop("method", "auto"), named.pop("dtype")
+    given = dict(zip("gxk" if signal else ("g", "x", "w", "bias"), arrays, strict=True))
+    found = {name: a.dtype for name, a in given.items() if a is not None}
+    g: Any = given.pop("g")
+    forward, dtype = dtypes(face, asked, found.pop("g"), **found)
+    named["fill"] = problems.fill_scalar(named.get("fill", 0), forward)  # as the face itself casts it
+    cast = None if asked is None else forward
+    if not signal:
+        if face == "conv_transpose":
+            del named["fill"]
+        form, unbatched = layer(*shapes(given), dtype, **named)
+        check_gradient(face, g, result_shape(form, unbatched))
+        return _Resolved(form, method, cast)
+    x, k = arrays[1:]
+    problem = problems.signal(x.shape, k.shape, dtype, flip=face == "convolve", **named)
+    check_gradient(face, g, problem.out_shape)
+    form, order = as_contraction(problem)
+    return _Resolved(form, method, cast, order, order if problem.k_batched else None, problem.conj)
 
 
 def _layer_vjp(
@@ -311,20 +345,14 @@ def _layer_vjp(
     x: ArrayLike,
     w: ArrayLike,
     bias: ArrayLike | None,
-    method: str,
-    dtype: DTypeLike | None,
     need: Sequence[bool],
-    **options: Any,
+    options: tuple[Any, ...],
 ) -> tuple[Array | None, Array | None, Array | None]:
-    arrays, g, dtype, fill = _with_gradient(face, g, dtype, options.pop("fill", 0), x=x, w=w, bias=bias)
+    g, x, w, bias = np.asarray(g), np.asarray(x), np.asarray(w), None if bias is None else np.asarray(bias)
     need = needed(need, face, ("x", "w", "bias"))
-    form, unbatched = layer(*shapes(arrays), dtype, fill=fill, **options)
-    check_gradient(face, g, result_shape(form, unbatched))
-    g = g.reshape(form.out_shape)
-    a, b = (arrays[name].reshape(form.shapes[role]) for name, role in zip("xw", form.operands, strict=True))
-    gradients = bilinear_vjp(form, g, a, b, need[:2], method)
-    gx, gw = (None if v is None else v.reshape(arrays[n].shape) for v, n in zip(gradients, "xw", strict=True))
-    return gx, gw, _bias_gradient(form, g, arrays["bias"].shape) if need[2] and "bias" in arrays else None
+    call = _call.resolved(_resolve, face, (g, x, w, bias), options)
+    gx, gw = _of_arrays(call, g, x, w, need[:2])
+    return gx, gw, None if bias is None or not need[2] else _bias_gradient(call.form, g, bias.shape)
 
 
 def _bias_gradient(form: Contraction, g: Array, shape: Shape) -> Array:
@@ -342,33 +370,42 @@ def _bias_gradient(form: Contraction, g: Array, shape: Shape) -> Array:
 
 
 def _signal_vjp(
-    face: str,
-    g: ArrayLike,
-    x: ArrayLike,
-    k: ArrayLike,
-    method: str,
-    dtype: DTypeLike | None,
-    need: Sequence[bool],
-    **options: Any,
+    face: str, g: ArrayLike, x: ArrayLike, k: ArrayLike, need: Sequence[bool], options: tuple[Any, ...]
 ) -> tuple[Array | None, Array | None]:
-    arrays, g, dtype, fill = _with_gradient(face, g, dtype, options.pop("fill"), x=x, k=k)
+    g, x, k = np.asarray(g), np.asarray(x), np.asarray(k)
     need = needed(need, face, ("x", "k"))
-    x, k = arrays["x"], arrays["k"]
-    problem = problems.signal(x.shape, k.shape, dtype, flip=face == "convolve", fill=fill, **options)
-    check_gradient(face, g, problem.out_shape)
-    form, order = as_contraction(problem)
-    k_order = order if problem.k_batched else range(k.ndim)
-    x, k, g = x.transpose(order), k.transpose(k_order), g.transpose(order)
-    conjugate = problem.conj  # of k, which is data to the contraction
-    a, b = (v.reshape(form.shapes[role]) for role, v in (("x", x), ("w", k.conj() if conjugate else k)))
-    gx, gk = bilinear_vjp(form, g.reshape(form.out_shape), a, b, need, method)
+    return _of_arrays(_call.resolved(_resolve, face, (g, x, k), options), g, x, k, need)
+
+
+def _of_arrays(
+    call: _Resolved, g: Array, x: Array, k: Array, need: Sequence[bool]
+) -> tuple[Array | None, Array | None]:
+    """The gradients of x and k."""
+    form = call.form
+    if call.cast is not None:
+        x, k = x.astype(call.cast, copy=False), k.astype(call.cast, copy=False)
+    y_shape, x_shape, k_shape = (form.shapes[role] for role in (form.result, *form.operands))
+    a, b = _to(x, call.order, x_shape), _to(k.conj() if call.conj else k, call.k_order, k_shape)
+    gx, gk = bilinear_vjp(form, _to(g, call.order, y_shape), a, b, need, call.method)
     if gx is not None:
-        gx = np.asarray(gx.reshape(x.shape).transpose(np.argsort(order)), order="C")
+        gx = _from(gx, call.order, x.shape)
     if gk is not None:
-        gk = np.asarray(gk.reshape(k.shape).transpose(np.argsort(k_order)), order="C")
-        if conjugate:
+        gk = _from(gk, call.k_order, k.shape)
+        if call.conj:
             np.conjugate(gk, out=gk)
     return gx, gk
+
+
+def _to(a: Array, order: Shape | None, shape: Shape) -> Array:
+    return (a if order is None else a.transpose(order)).reshape(shape)
+
+
+def _from(gradient: Array, order: Shape | None, shape: Shape) -> Array:
+    """The inverse of `_to`: a gradient as its array has its axes."""
+    if order is None:
+        return gradient.reshape(shape)
+    moved = gradient.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+    return np.asarray(moved, order="C")
 
 
 def as_contraction(problem: problems.Problem) -> tuple[Contraction, Shape]:
@@ -400,16 +437,6 @@ def as_contraction(problem: problems.Problem) -> tuple[Contraction, Shape]:
         dtype=problem.dtype,
     )
     return form, (*batch, *groups, *features, *problem.axes)
-
-
-def _with_gradient(
-    face: str, g: ArrayLike, dtype: DTypeLike | None, fill: Any, **given: ArrayLike | None
-) -> tuple[dict[str, Array], Array, DType, Any]:
-    """(arrays by name, `g`, dtype of the gradients, `fill` as the face itself casts it)."""
-    arrays, _ = as_arrays(dtype, **given)
-    g = np.asarray(g)
-    forward, dtype = dtypes(face, dtype, g.dtype, **{name: a.dtype for name, a in arrays.items()})
-    return arrays, g, dtype, problems.fill_scalar(fill, forward)
 
 
 def dtypes(face: str, dtype: DTypeLike | None, g: DType, **given: Any) -> tuple[DType, DType]:

@@ -1,14 +1,22 @@
 """The layer face: batch and channels, any rank. Arguments in, a Contraction and the method that runs it do the rest."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import planner, problem
+from . import _call, layer_methods, problem
 from ._types import Array, Boundary, DType, Padding, PerAxis, Scalar, Shape
 from .contraction import Contraction, layer
+
+# Of each face, in the order of its signature; and which layer of contraction.py it is.
+OPTIONS = {
+    "conv": ("stride", "padding", "dilation", "groups", "boundary", "fill", "flip", "method", "dtype"),
+    "conv_transpose": ("stride", "padding", "output_padding", "dilation", "groups", "flip", "method", "dtype"),
+    "local_conv": ("stride", "padding", "dilation", "groups", "boundary", "fill", "flip", "dtype"),
+}
+KINDS: dict[str, dict[str, Any]] = {"conv": {}, "conv_transpose": {"transposed": True}, "local_conv": {"local": True}}
 
 
 def conv(
@@ -99,8 +107,8 @@ def conv(
     >>> conv(x, w, groups=5, padding=1, boundary="wrap")[0, 0, 0]
     array([27., 27., 27., 27.])
     """
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "boundary": boundary}
-    return forward(x, w, bias, out, method, dtype, **options, fill=fill, flip=flip)
+    options = stride, padding, dilation, groups, boundary, fill, flip, method, dtype
+    return forward("conv", x, w, bias, out, options)
 
 
 def conv_transpose(
@@ -155,8 +163,8 @@ def conv_transpose(
     >>> conv_transpose(np.ones((1, 8, 5, 5)), np.ones((8, 4, 3, 3)), stride=2, padding=1, output_padding=1).shape
     (1, 4, 10, 10)
     """
-    options = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-    return forward(x, w, bias, out, method, dtype, **options, groups=groups, flip=flip, transposed=True)
+    options = stride, padding, output_padding, dilation, groups, flip, method, dtype
+    return forward("conv_transpose", x, w, bias, out, options)
 
 
 def local_conv(
@@ -209,34 +217,54 @@ def local_conv(
     >>> np.array_equal(local_conv(x, np.broadcast_to(w, (2, 3, 5, 1, 2, 2))), conv(x, w))
     True
     """
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "boundary": boundary}
-    return forward(x, w, bias, out, "auto", dtype, **options, fill=fill, flip=flip, local=True)
+    options = stride, padding, dilation, groups, boundary, fill, flip, dtype
+    return forward("local_conv", x, w, bias, out, options)
+
+
+class _Layer(NamedTuple):
+    """What a call of a face is, whatever the numbers in its arrays."""
+
+    form: Contraction
+    shapes: tuple[Shape, Shape, Shape]  # of x, w and bias in `form`
+    shape: Shape  # of the result as the caller sees it
+    cast: DType | None  # of all arrays, if asked for
+    method: str
+
+
+def _resolve(face: str, arrays: tuple[Array | None, ...], options: tuple[Any, ...]) -> _Layer:
+    named = dict(zip(OPTIONS[face], options, strict=True)) | KINDS[face]
+    method, asked = named.pop("method", "auto"), named.pop("dtype")
+    given = dict(zip(("x", "w", "bias"), arrays, strict=True))
+    dtype = problem.result_dtype(asked, **{name: a.dtype for name, a in given.items() if a is not None})
+    bias_shape = () if given["bias"] is None else given["bias"].shape
+    form, unbatched = layer(*shapes(given), dtype, **named)
+    x_shape, w_shape = (form.shapes[role] for role in form.operands)
+    canonical = x_shape, w_shape, form.out_shape[1:3] + (bias_shape[1:] or (1,) * form.rank)
+    return _Layer(form, canonical, result_shape(form, unbatched), None if asked is None else dtype, method)
 
 
 def forward(
-    x: ArrayLike,
-    w: ArrayLike,
-    bias: ArrayLike | None,
-    out: Array | None,
-    method: str,
-    dtype: DTypeLike | None,
-    **options: Any,
+    face: str, x: ArrayLike, w: ArrayLike, bias: ArrayLike | None, out: Array | None, options: tuple[Any, ...]
 ) -> Array:
-    """The result of a face: `options` are those of `contraction.layer`."""
-    arrays, dtype = as_arrays(dtype, x=x, w=w, bias=bias)
-    form, unbatched = layer(*shapes(arrays), dtype, **options)
-    shape = result_shape(form, unbatched)
-    straight = out is not None and _check_out(out, shape, dtype, arrays.values())
-    a, b = (arrays[name].reshape(form.shapes[role]) for name, role in zip("xw", form.operands, strict=True))
+    """The result of a face: `options` in the order of OPTIONS."""
+    x, w, bias = np.asarray(x), np.asarray(w), None if bias is None else np.asarray(bias)
+    call: _Layer = _call.resolved(_resolve, face, (x, w, bias), options)
+    if call.cast is not None:
+        x, w = x.astype(call.cast, copy=False), w.astype(call.cast, copy=False)
+        bias = None if bias is None else bias.astype(call.cast, copy=False)
+    form, (x_shape, w_shape, bias_shape) = call.form, call.shapes
+    straight_to = None
+    if out is not None and _check_out(out, call.shape, form.dtype, (x, w) if bias is None else (x, w, bias)):
+        straight_to = out.reshape(form.out_shape)
     if bias is not None:
-        bias = arrays["bias"]
-        bias = bias.reshape(form.out_shape[1:3] + (bias.shape[1:] or (1,) * form.rank))
-    straight_to = out.reshape(form.out_shape) if out is not None and straight else None
-    y = planner.contract(form, a, b, method, bias, straight_to)
+        bias = bias.reshape(bias_shape)
+    y = layer_methods.contract(form, x.reshape(x_shape), w.reshape(w_shape), call.method, bias, straight_to).reshape(
+        call.shape
+    )
     if out is None:
-        return y.reshape(shape)
-    if not straight:
-        np.copyto(out, y.reshape(shape))
+        return y
+    if straight_to is None:
+        np.copyto(out, y)
     return out
 
 
@@ -249,9 +277,10 @@ def as_arrays(dtype: DTypeLike | None, **given: ArrayLike | None) -> tuple[dict[
     return arrays, result
 
 
-def shapes(arrays: Mapping[str, Array]) -> tuple[Shape, Shape, Shape | None]:
+def shapes(arrays: Mapping[str, Any]) -> tuple[Shape, Shape, Shape | None]:
     """Of x, w and bias, as `contraction.layer` takes them."""
-    return arrays["x"].shape, arrays["w"].shape, arrays["bias"].shape if "bias" in arrays else None
+    bias = arrays.get("bias")
+    return arrays["x"].shape, arrays["w"].shape, None if bias is None else bias.shape
 
 
 def result_shape(form: Contraction, unbatched: bool) -> Shape:

@@ -1,6 +1,6 @@
 """Problem -> Plan: every method says whether it can serve the call and what it would cost; the cheapest wins.
 
-A new method joins by one class and one entry of `METHODS`.
+A new method joins by one class and one entry of `METHODS`. Those of layers and gradients are in layer_methods.py.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property
 from math import ceil, prod
 from operator import mul
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,7 @@ from numpy.typing import ArrayLike
 
 from . import _call, contraction, isa, kernels, problem, reference, threads, tuning
 from ._types import Array, DType, Shape
-from .boundary import RULES, source
-from .contraction import Contraction
+from .boundary import RULES
 from .kernels import Kernel
 from .problem import Problem
 
@@ -120,19 +119,12 @@ class Spectrum:
         return too_few_taps(task.problem.kernel)
 
     @staticmethod
-    def _choice(task: Task) -> tuple[Kernel, Any, Any]:
-        row = kernels.find("spectrum", task.problem.dtype)
-        module = kernels.load(row, task.level)
-        pair = task.problem.dtype.kind != "c"
-        return row, module, module.choose(task.problem, pair, tuning.SPECTRUM[row.element][task.level])
+    def cost(task: Task) -> float:
+        return float(task.tiles[2][2])
 
-    @classmethod
-    def cost(cls, task: Task) -> float:
-        return float(cls._choice(task)[2][2])
-
-    @classmethod
-    def build(cls, task: Task, promised: bool = False) -> Any:
-        row, module, (points, seconds, _) = cls._choice(task)
+    @staticmethod
+    def build(task: Task, promised: bool = False) -> Any:
+        row, module, (points, seconds, _) = task.tiles
         rules = [RULES.index(rule) for rule in task.problem.boundary]
         parts = task.x_parts, task.k_parts
         tiles = module.Spectrum(task.problem, row.element, rules, *parts, points, seconds, promised)
@@ -222,11 +214,11 @@ class Separable:
     @classmethod
     def cost(cls, task: Task, terms: int = 1) -> float:
         """Estimated seconds for one batch entry of a kernel of `terms` terms."""
-        once, each = cls._seconds(task)
+        once, each = task.axis_by_axis
         return once + terms * each
 
     @classmethod
-    def _seconds(cls, task: Task) -> tuple[float, float]:
+    def seconds(cls, task: Task) -> tuple[float, float]:
         """(of a call, of each term)"""
         p, row = task.problem, cls._row(task)
         direct = tuning.DIRECT[kernels.find("separable", p.dtype).element][task.level]
@@ -273,7 +265,7 @@ class Separable:
         exact = p.dtype.kind in "biu" or (promised and prod(p.kernel) < tuning.SPECTRUM_TAPS)
         most = tuning.SEPARABLE_TERMS
         if otherwise:
-            once, each = cls._seconds(task)
+            once, each = task.axis_by_axis
             most = min(most, ceil((limit - once) / each) - 1)
         return ByValue(passes, exact, most, otherwise)
 
@@ -351,14 +343,25 @@ class Task:
     x_dtype: DType
     k_dtype: DType
     level: str
+    x_parts: int = field(init=False)  # real and imaginary
+    k_parts: int = field(init=False)
 
-    @property
-    def x_parts(self) -> int:
-        return 2 if self.x_dtype.kind == "c" else 1
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "x_parts", 2 if self.x_dtype.kind == "c" else 1)
+        object.__setattr__(self, "k_parts", 2 if self.k_dtype.kind == "c" else 1)
 
-    @property
-    def k_parts(self) -> int:
-        return 2 if self.k_dtype.kind == "c" else 1
+    @cached_property
+    def tiles(self) -> tuple[Kernel, Any, Any]:
+        """(row of the table of kernels, module, its choice of tiles) of the method "fft"."""
+        row = kernels.find("spectrum", self.problem.dtype)
+        module = kernels.load(row, self.level)
+        pair = self.problem.dtype.kind != "c"
+        return row, module, module.choose(self.problem, pair, tuning.SPECTRUM[row.element][self.level])
+
+    @cached_property
+    def axis_by_axis(self) -> tuple[float, float]:
+        """Seconds of the method "separable": of a call, of each term."""
+        return Separable.seconds(self)
 
 
 class Plan(ABC):
@@ -667,14 +670,13 @@ def plan(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Plan:
 def _layer_plan(
     face: str, x_shape: Shape, x_dtype: DType, w: Array, bias: Array | None, options: Mapping[str, Any]
 ) -> LayerPlan:
-    from . import nn
+    from . import layer_methods, nn
 
-    described = dict(options)
+    described = dict(options) | nn.KINDS[face]
     method, dtype = described.pop("method", "auto"), described.pop("dtype", None)
-    described |= {"transposed": True} if face == "conv_transpose" else {"local": True} if face == "local_conv" else {}
     arrays, result = nn.as_arrays(dtype, x=np.broadcast_to(np.empty((), x_dtype), x_shape), w=w, bias=bias)
     form, _ = contraction.layer(*nn.shapes(arrays), result, **described)
-    chosen, costs = choose(form, method, isa.LEVEL)
+    chosen, costs = layer_methods.choose(form, method, isa.LEVEL)
     w = np.ascontiguousarray(w)
     return LayerPlan(face, ((x_shape, x_dtype),), w, bias, MappingProxyType(dict(options)), chosen, costs)
 
@@ -686,367 +688,3 @@ def _bind(found: SignalPlan, k: Array) -> SignalPlan:
 
 def _rebuild(p: Problem, x_dtype: DType, k: Array, method: str) -> SignalPlan:
     return _bind(_plan(p, x_dtype, k.dtype, method, isa.LEVEL, k), k)
-
-
-# --- layers and gradients ---------------------------------------------------------------------------------------------
-
-
-class Layers:
-    """The compiled loops of kernels/dense.pyx, kernels/depth.pyx, kernels/weights.pyx and kernels/local.pyx."""
-
-    name = "direct"
-
-    @staticmethod
-    def refuse(form: Contraction) -> str | None:
-        """Why this method cannot serve the Contraction; None if it can."""
-        if kernels.find("dense", form.dtype) is None:
-            return f"no kernel for {form.dtype}"
-        return None
-
-    @staticmethod
-    def decline(form: Contraction) -> str | None:
-        """Why `auto` leaves it alone all the same; None if it does not."""
-
-    @staticmethod
-    def row(form: Contraction) -> Kernel:
-        """Of the table of kernels."""
-        family = "weights" if form.result == "w" else "dense"
-        if form.local:
-            family = "local"
-        elif form.channels == 1 and form.groups >= tuning.DEPTHWISE[form.result]:
-            family = "depth"
-        return kernels.find(family, form.dtype)
-
-    @classmethod
-    def cost(cls, form: Contraction, level: str) -> float:
-        """Estimated seconds on one thread."""
-        return tuning.CALL + form.flops / 2 / tuning.RATE[cls.row(form).element][level]
-
-    @staticmethod
-    @lru_cache(1024)
-    def build(form: Contraction, level: str) -> Any:
-        """The object that runs: run(a, b, out, bias, threads)."""
-        row = Layers.row(form)
-        fill = np.asarray(form.fill).astype(row.element)[()]
-        rules = [RULES.index(rule) for rule in form.boundary]
-        return getattr(kernels.load(row, level), row.family.title())(form, rules, fill, tuning.RATE[row.element][level])
-
-
-class Winograd:
-    """Fewer products for kernels of 3 x 3 positions, kernels/winograd.pyx."""
-
-    name = "winograd"
-
-    @staticmethod
-    def refuse(form: Contraction) -> str | None:
-        """Why this method cannot serve the Contraction; None if it can."""
-        if Winograd.row(form) is None:
-            exact = form.dtype.kind in "biu"
-            return f"{form.dtype} is {'exact, the transform halves' if exact else 'finer than float64'}"
-        if form.local:
-            return "each output position has kernels of its own"
-        if form.kernel[-2:] != (3, 3):
-            return f"the kernel is {form.kernel}, the last two axes must have 3 positions each"
-        if set(form.stride) != {1} or form.dilation[-2:] != (1, 1):
-            return f"stride is {form.stride}, dilation {form.dilation}: all must be 1"
-        return None
-
-    @staticmethod
-    def decline(form: Contraction) -> str | None:
-        """Why `auto` leaves it alone all the same; None if it does not."""
-
-    @staticmethod
-    def row(form: Contraction) -> Kernel:
-        """Of the table of kernels."""
-        return kernels.find("winograd", form.dtype)
-
-    @staticmethod
-    def cost(form: Contraction, level: str) -> float:
-        """Estimated seconds on one thread; each batch entry bears the kernels: the batch has no say in the method."""
-        row = Winograd.row(form)
-        lanes = tuning.VECTOR_BYTES[level] // np.dtype(row.element).itemsize
-        rows, channels, size = form.features, form.channels, form.out_size
-        if form.result == "x":
-            rows, channels, size = channels, rows, form.size
-        images = channels * prod(form.kernel[:-2])
-        tiles = -(-(prod(size[:-2]) * -(-size[-2] // 2) * -(-size[-1] // 2)) // lanes) * lanes
-        work = tiles * rows * images * 16, tiles * images, tiles * rows, rows * images
-        times = tuning.WINOGRAD.values()
-        parts = 4 if form.dtype.kind == "c" else 1
-        entry: float = parts * form.groups * sum(map(mul, work, times)) / tuning.RATE[row.element][level]
-        return tuning.CALL + form.batch * entry
-
-    @staticmethod
-    @lru_cache(1024)
-    def build(form: Contraction, level: str) -> Any:
-        """The object that runs: run(w, x, y, bias, watched, threads)."""
-        row = Winograd.row(form)
-        fill = np.asarray(form.fill).astype(row.element)[()]
-        rules = [RULES.index(rule) for rule in form.boundary]
-        if form.result == "w":
-            module = kernels.load(kernels.find("weights", form.dtype), level)
-            return module.WinogradWeights(form, rules, fill, tuning.RATE[row.element][level])
-        return kernels.load(row, level).Winograd(form, rules, fill, tuning.RATE[row.element][level])
-
-    @classmethod
-    def repair(
-        cls,
-        form: Contraction,
-        a: Array,
-        b: Array,
-        bias: Array | None,
-        out: Array,
-        level: str,
-        count: int | None,
-        bad: Array,
-    ) -> None:
-        """Computes directly, of each batch entry, what lies between its first and last bad line; all of a w."""
-        if form.result == "w":
-            _run(Layers, form, a, b, bias, out, level, count)
-            return
-        step = 2 if form.rank == 2 else 1
-        lines: Any = bad.reshape(form.batch, -(-out.shape[3] // step), -1).any(2)
-        for n in np.flatnonzero(lines.any(1)):
-            found = np.flatnonzero(lines[n])
-            begin, end = step * found[0], min(step * (found[-1] + 1), out.shape[3])
-            box = _box(form, int(begin), int(end))
-            _run(Layers, box, a[n : n + 1], b, bias, out[n : n + 1, :, :, begin:end], level, count)
-
-
-def _box(form: Contraction, begin: int, end: int) -> Contraction:
-    """One batch entry of `form`, and of its result positions `begin` to `end` along the first spatial axis."""
-    lo, hi = form.padding[0]
-    if form.result == "y":
-        pads = lo - begin, hi - (form.out_size[0] - end)
-        sizes: dict[str, Any] = {"out_size": (end - begin, *form.out_size[1:])}
-    else:
-        pads = lo + begin, hi + (form.size[0] - end)
-        sizes = {"size": (end - begin, *form.size[1:])}
-    return replace(form, batch=1, padding=(pads, *form.padding[1:]), **sizes)
-
-
-class Frequencies:
-    """Overlap-save with sums over channels or blocks per frequency, kernels/frequency.pyx."""
-
-    name = "fft"
-
-    @staticmethod
-    def refuse(form: Contraction) -> str | None:
-        if form.local:
-            return "each output has a kernel of its own"
-        if not form.rank:
-            return "there is no axis to transform"
-        if Frequencies.row(form) is None:
-            return not_transformed(form.dtype)
-        return None
-
-    @staticmethod
-    def decline(form: Contraction) -> str | None:
-        return too_few_taps(form.kernel)
-
-    @staticmethod
-    def row(form: Contraction) -> Kernel:
-        """Of the table of kernels."""
-        return kernels.find("frequency", form.dtype)
-
-    @staticmethod
-    @lru_cache(1024)
-    def _choice(form: Contraction, level: str) -> tuple[Any, Any, float, float]:
-        """(points of a tile per axis, axes in its order, seconds of one tile, seconds of it all)."""
-        row = kernels.find("spectrum", form.dtype)
-        module = kernels.load(row, level)
-        pairs = form.channels * form.features
-        transforms = (form.channels + form.features) / 2 + tuning.FREQUENCY_PRODUCT * (pairs - 1)
-        tiles = SimpleNamespace(rank=form.rank, stride=(1,) * form.rank)
-        tiles.span = problem.spans(form.kernel, form.dilation)
-        if form.result == "y":
-            tiles.out_size, tiles.stride = form.out_size, form.stride
-        elif form.result == "x":
-            tiles.out_size = form.size
-        else:
-            tiles.out_size = tuple((m - 1) * s + 1 for m, s in zip(form.out_size, form.stride, strict=True))
-        rates = tuning.SPECTRUM[row.element][level]
-        points, seconds, entry = module.choose(tiles, True, rates, transforms, pairs)
-        return points, module.axes_of_tile(tiles), seconds, form.groups * entry
-
-    @classmethod
-    def cost(cls, form: Contraction, level: str) -> float:
-        entries = form.batch if form.result == "w" else 1  # as if one entry were all, like the choice of tiles
-        parts = 4 if form.dtype.kind == "c" else 1
-        return tuning.CALL + parts * entries * cls._choice(form, level)[3]
-
-    @classmethod
-    @lru_cache(256)
-    def build(cls, form: Contraction, level: str) -> Any:
-        row = cls.row(form)
-        points, order, seconds, _ = cls._choice(form, level)
-        fill = np.asarray(form.fill).astype(row.element)[()]
-        rules = [RULES.index(rule) for rule in form.boundary]
-        return kernels.load(row, level).Frequency(form, rules, fill, points, order, seconds, tuning.FREQUENCY_PRODUCT)
-
-    @staticmethod
-    def repair(
-        form: Contraction,
-        a: Array,
-        b: Array,
-        bias: Array | None,
-        out: Array,
-        level: str,
-        count: int | None,
-        bad: Array,
-    ) -> None:
-        """Computes all directly."""
-        _run(Layers, form, a, b, bias, out, level, count)
-
-
-class Definition:
-    """reference.py."""
-
-    name = "reference"
-
-    @staticmethod
-    def refuse(form: Contraction) -> str | None:
-        return None
-
-    @staticmethod
-    def decline(form: Contraction) -> str | None:
-        return None
-
-    @staticmethod
-    def cost(form: Contraction, level: str) -> float:
-        taps = prod(form.kernel) * form.channels
-        return taps * (tuning.REFERENCE_CALL + prod(form.shapes["y"]) * tuning.REFERENCE_TAP)
-
-
-LAYER_METHODS = (Layers, Winograd, Frequencies, Definition)
-
-
-@lru_cache(1024)
-def choose(form: Contraction, method: str, level: str) -> tuple[str, dict[str, Any]]:
-    """(name of the method, cost of each or the reason against it) for a Contraction."""
-    names = [m.name for m in LAYER_METHODS]
-    if method != "auto" and method not in names:
-        raise ValueError(f"method={method!r} is not one of 'auto', {', '.join(map(repr, names))}")
-    auto = method == "auto"
-    entries = form.batch if form.result != "w" else 1  # of a batch, which has no say
-    one = replace(form, batch=1) if entries != 1 else form
-    costs: dict[str, Any] = {
-        m.name: m.refuse(form) or (auto and m.decline(form)) or m.cost(one, level) for m in LAYER_METHODS
-    }
-    if not auto and isinstance(costs[method], str):
-        raise ValueError(f"method={method!r} cannot serve this call: {costs[method]}")
-    if auto:
-        method = min((name for name in names if not isinstance(costs[name], str)), key=costs.__getitem__)
-    return method, {name: cost if isinstance(cost, str) else entries * cost for name, cost in costs.items()}
-
-
-def contract(
-    form: Contraction,
-    a: Array,
-    b: Array,
-    method: str = "auto",
-    bias: Array | None = None,
-    out: Array | None = None,
-    *,
-    level: str | None = None,
-    count: int | None = None,
-) -> Array:
-    """The result of a Contraction on its canonical operands; `bias`, one number per output channel, is added last."""
-    level = level or isa.LEVEL
-    chosen, _ = choose(form, method, level)
-    if out is None:
-        out = np.empty(form.out_shape, form.dtype)
-    how = chosen, method == "auto", level, count
-    if chosen == "reference":
-        out[...] = reference.contract(form, a, b, bias)
-    elif form.result == "x" and set(form.boundary) - {"constant"}:
-        folded = _fold(form, contract(_unfolded(form), a, b, method, level=level, count=count))
-        out[...] = folded if bias is None else folded + bias.astype(folded.dtype)
-    elif form.dtype.kind != "c":
-        _contract_real(form, a, b, bias, out, *how)
-    else:
-        _contract_parts(form, a, b, out, *how)
-        if bias is not None:
-            out += bias
-    return out
-
-
-def _contract_parts(form: Contraction, a: Array, b: Array, out: Array, *how: Any) -> None:
-    """(ar + i ai)(br + i bi) part by part, a real operand having one; past its ends x is as complex as inside."""
-    if form.result == "y" and a.dtype.kind != "c" and form.fill.imag != 0:
-        a = a.astype(form.dtype)
-    if form.result == "w" and b.dtype.kind != "c" and form.fill.imag != 0:
-        b = b.astype(form.dtype)
-    out[...] = 0
-    for i, p in enumerate((a.real, a.imag) if a.dtype.kind == "c" else (a,)):
-        for j, q in enumerate((b.real, b.imag) if b.dtype.kind == "c" else (b,)):
-            part = form.part("imag" if (i if form.result == "y" else j) else "real")
-            product = np.empty(part.out_shape, part.dtype)
-            _contract_real(part, p, q, None, product, *how)
-            target = out.real if i == j else out.imag
-            target += -product if i and j else product
-
-
-def _contract_real(form: Contraction, a: Array, b: Array, bias: Array | None, out: Array, *how: Any) -> None:
-    a, b = (v if _loads(form.dtype, v.dtype) else v.astype(form.dtype) for v in (a, b))
-    name, promised, level, count = how
-    if name == "direct":
-        _run(Layers, form, a, b, bias, out, level, count)
-        return
-    method: Any = next(m for m in LAYER_METHODS if m.name == name)
-    bad = _run(method, form, a, b, bias, out, level, count, promised)
-    if bad is not None:
-        method.repair(form, a, b, bias, out, level, count, bad)
-
-
-def _run(
-    method: Any,
-    form: Contraction,
-    a: Array,
-    b: Array,
-    bias: Array | None,
-    out: Array,
-    level: str,
-    count: int | None,
-    *watched: bool,
-) -> Any:
-    """`out` = the result of real operands, with `count` threads, or as many as the work is worth.
-
-    Where results are watched, what is not finite among them; None where there is nothing.
-    """
-    kernel, row = method.build(form, level), method.row(form)
-    if form.result != "w" and not form.local:  # weights go first, in the kernel's own type
-        a, b = np.ascontiguousarray(b, row.element), a
-    if bias is not None:
-        bias = np.ascontiguousarray(bias, row.element)
-    if count is None and method.cost(form, level) <= tuning.SERIAL:
-        count = 1
-    if count is None:
-        return _call.claim(_available_threads, kernel.run, a, b, out, bias, *watched)
-    return kernel.run(a, b, out, bias, *watched, count)
-
-
-def _unfolded(form: Contraction) -> Contraction:
-    """The gradient of x as its rule extends it: the same, of a longer x that is only read inside."""
-    rows = zip(form.out_size, form.stride, form.kernel, form.dilation, strict=True)
-    size = tuple(s * (m - 1) + d * (k - 1) + 1 for m, s, k, d in rows)
-    padding, boundary = ((0, 0),) * form.rank, ("constant",) * form.rank
-    dtype = np.dtype(np.float32) if form.dtype == np.float16 else form.dtype  # shares are rounded once, when added
-    return replace(form, size=size, dtype=dtype, padding=padding, boundary=boundary)
-
-
-def _fold(form: Contraction, gradient: Array) -> Array:
-    """`gradient` of the extended x as that of x: each sample's share goes to the one that it repeats."""
-    for axis, ((lo, _), n, rule) in enumerate(zip(form.padding, form.size, form.boundary, strict=True), start=3):
-        to = source(np.arange(gradient.shape[axis]) - lo, n, rule)
-        gradient = fold_axis(gradient, axis, to, n)
-    return gradient
-
-
-def fold_axis(gradient: Array, axis: int, to: Array, n: int) -> Array:
-    """`gradient` with sample i along `axis` added to place `to[i]` of `n`, in order; -1 is dropped."""
-    kept = np.flatnonzero(to >= 0)
-    folded = np.zeros((*gradient.shape[:axis], n, *gradient.shape[axis + 1 :]), gradient.dtype)
-    where: Any = (*(slice(None),) * axis, to[kept])
-    np.add.at(folded, where, np.take(gradient, kept, axis))
-    return folded

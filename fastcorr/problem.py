@@ -7,7 +7,7 @@ the planner chooses a method for it, the kernels read their geometry from it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from operator import index
@@ -40,56 +40,46 @@ class Problem:
     flip: bool  # true convolution
     conj: bool
 
-    @property
-    def rank(self) -> int:
-        return len(self.axes)
+    # What follows from these, all at once: most of the time of a new problem is spent on geometry.
+    rank: int = field(init=False, repr=False, compare=False)
+    batch_axes: Shape = field(init=False, repr=False, compare=False)
+    k_batched: bool = field(
+        init=False, repr=False, compare=False
+    )  # whether the kernel has the batch axes too (of size 1 where it broadcasts)
+    x_batch: Shape = field(init=False, repr=False, compare=False)
+    k_batch: Shape = field(init=False, repr=False, compare=False)
+    batch_shape: Shape = field(init=False, repr=False, compare=False)
+    size: Shape = field(init=False, repr=False, compare=False)  # of x along each kernel axis
+    kernel: Shape = field(init=False, repr=False, compare=False)  # taps along each kernel axis
+    span: Shape = field(init=False, repr=False, compare=False)  # samples a dilated kernel covers along each axis
+    out_size: Shape = field(init=False, repr=False, compare=False)  # of y along each kernel axis
+    out_shape: Shape = field(init=False, repr=False, compare=False)  # of y, axes where the caller's x has them
 
-    @cached_property
-    def batch_axes(self) -> Shape:
-        return tuple(axis for axis in range(len(self.x_shape)) if axis not in self.axes)
-
-    @cached_property
-    def k_batched(self) -> bool:
-        """Whether the kernel has the batch axes too (of size 1 where it broadcasts)."""
-        return len(self.k_shape) > self.rank
-
-    @cached_property
-    def x_batch(self) -> Shape:
-        return tuple(self.x_shape[axis] for axis in self.batch_axes)
-
-    @cached_property
-    def k_batch(self) -> Shape:
-        return tuple(self.k_shape[axis] if self.k_batched else 1 for axis in self.batch_axes)
-
-    @cached_property
-    def batch_shape(self) -> Shape:
-        return tuple(n if m == 1 else m for n, m in zip(self.x_batch, self.k_batch, strict=True))
-
-    @cached_property
-    def size(self) -> Shape:
-        """Of x along each kernel axis."""
-        return tuple(self.x_shape[axis] for axis in self.axes)
-
-    @cached_property
-    def kernel(self) -> Shape:
-        """Taps along each kernel axis."""
-        return tuple(self.k_shape[axis] for axis in self.axes) if self.k_batched else self.k_shape
-
-    @cached_property
-    def span(self) -> Shape:
-        """Samples a dilated kernel covers along each axis."""
-        return spans(self.kernel, self.dilation)
-
-    @cached_property
-    def out_size(self) -> Shape:
-        """Of y along each kernel axis."""
-        return out_sizes(self.size, self.padding, self.span, self.stride)
-
-    @cached_property
-    def out_shape(self) -> Shape:
-        """Of y, axes where the caller's x has them."""
-        shape = dict(zip(self.batch_axes + self.axes, self.batch_shape + self.out_size, strict=True))
-        return tuple(shape[axis] for axis in range(len(self.x_shape)))
+    def __post_init__(self) -> None:
+        x, k, axes = self.x_shape, self.k_shape, self.axes
+        k_batched = len(k) > len(axes)
+        batch_axes = tuple([axis for axis in range(len(x)) if axis not in axes])
+        x_batch = tuple([x[axis] for axis in batch_axes])
+        k_batch = tuple([k[axis] for axis in batch_axes]) if k_batched else (1,) * len(batch_axes)
+        batch_shape = tuple([n if m == 1 else m for n, m in zip(x_batch, k_batch, strict=True)])
+        size = tuple([x[axis] for axis in axes])
+        kernel = tuple([k[axis] for axis in axes]) if k_batched else k
+        span = spans(kernel, self.dilation)
+        out_size = out_sizes(size, self.padding, span, self.stride)
+        shape = dict(zip(batch_axes + axes, batch_shape + out_size, strict=True))
+        self.__dict__.update(
+            rank=len(axes),
+            batch_axes=batch_axes,
+            k_batched=k_batched,
+            x_batch=x_batch,
+            k_batch=k_batch,
+            batch_shape=batch_shape,
+            size=size,
+            kernel=kernel,
+            span=span,
+            out_size=out_size,
+            out_shape=tuple([shape[axis] for axis in range(len(x))]),
+        )
 
     @cached_property
     def flops(self) -> int:
@@ -129,13 +119,13 @@ def per_axis(name: str, value: Any, rank: int, minimum: int | None = 1) -> Shape
 
 def spans(kernel: Shape, dilation: Shape) -> Shape:
     """Samples a dilated kernel covers along each axis."""
-    return tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
+    return tuple([d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)])
 
 
 def out_sizes(size: Shape, padding: Pairs, span: Shape, stride: Shape) -> Shape:
     """Of the result along each axis: (N + lo + hi - span) // s + 1."""
     rows = zip(size, padding, span, stride, strict=True)
-    return tuple((n + lo + hi - k) // s + 1 for n, (lo, hi), k, s in rows)
+    return tuple([(n + lo + hi - k) // s + 1 for n, (lo, hi), k, s in rows])
 
 
 def fit(

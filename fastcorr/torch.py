@@ -29,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from . import contraction, gradients, nn, planner, problem, signal
+from . import contraction, gradients, layer_methods, nn, planner, problem
+from ._call import call as _call_core
 
 try:
     import torch
@@ -49,10 +50,11 @@ __all__ = ["conv", "conv_transpose", "convolve", "correlate", "local_conv"]
 PerAxis = int | Sequence[int]
 Pads = str | int | Sequence[int | tuple[int, int]]
 
-_CORE: dict[str, Any] = {"correlate": signal.correlate, "convolve": signal.convolve}
-_CORE |= {"conv": nn.conv, "conv_transpose": nn.conv_transpose, "local_conv": nn.local_conv}
-_KERNEL = {face: "k" if face in ("correlate", "convolve") else "w" for face in _CORE}  # the name of the second argument
-_OPTIONS_OF_LAYERS: dict[str, Any] = {"conv": {}, "conv_transpose": {"transposed": True}, "local_conv": {"local": True}}
+# Of each face: its options in the core's order, which of them is `fill`, and the name of the second argument.
+_OPTIONS: dict[str, tuple[str, ...]] = {"correlate": tuple(planner.OPTIONS), "convolve": tuple(planner.OPTIONS)}
+_OPTIONS |= nn.OPTIONS
+_FILL = {face: names.index("fill") if "fill" in names else None for face, names in _OPTIONS.items()}
+_KERNEL = {face: "w" if face in nn.OPTIONS else "k" for face in _OPTIONS}
 
 _NAMES: tuple[str, ...] = ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
 _NAMES += ("float16", "float32", "float64", "complex64", "complex128")
@@ -119,15 +121,7 @@ def correlate(
     >>> x.grad
     tensor([2., 4., 4., 2.])
     """
-    options: dict[str, Any] = {
-        "mode": mode,
-        "axes": axes,
-        "boundary": boundary,
-        "fill": fill,
-        "anchor": anchor,
-        "stride": stride,
-    }
-    options |= {"dilation": dilation, "method": method, "dtype": _name(dtype)}
+    options = mode, axes, boundary, fill, anchor, stride, dilation, method, None if dtype is None else _name(dtype)
     return _call("correlate", x, k, None, options, out)
 
 
@@ -174,15 +168,7 @@ def convolve(
     >>> convolve(torch.tensor([1, 1]), torch.tensor([1, -1]), "full")
     tensor([ 1,  0, -1])
     """
-    options: dict[str, Any] = {
-        "mode": mode,
-        "axes": axes,
-        "boundary": boundary,
-        "fill": fill,
-        "anchor": anchor,
-        "stride": stride,
-    }
-    options |= {"dilation": dilation, "method": method, "dtype": _name(dtype)}
+    options = mode, axes, boundary, fill, anchor, stride, dilation, method, None if dtype is None else _name(dtype)
     return _call("convolve", x, k, None, options, out)
 
 
@@ -241,14 +227,7 @@ def conv(
     >>> w.grad.unique()
     tensor([16.])
     """
-    options: dict[str, Any] = {
-        "stride": stride,
-        "padding": padding,
-        "dilation": dilation,
-        "groups": groups,
-        "boundary": boundary,
-    }
-    options |= {"fill": fill, "flip": flip, "method": method, "dtype": _name(dtype)}
+    options = stride, padding, dilation, groups, boundary, fill, flip, method, None if dtype is None else _name(dtype)
     return _call("conv", x, w, bias, options, out)
 
 
@@ -299,13 +278,7 @@ def conv_transpose(
     >>> conv_transpose(torch.tensor([[1, 2, 3]]), torch.tensor([[[1, 10]]]), stride=2)
     tensor([[ 1, 10,  2, 20,  3, 30]])
     """
-    options: dict[str, Any] = {
-        "stride": stride,
-        "padding": padding,
-        "output_padding": output_padding,
-        "dilation": dilation,
-    }
-    options |= {"groups": groups, "flip": flip, "method": method, "dtype": _name(dtype)}
+    options = stride, padding, output_padding, dilation, groups, flip, method, None if dtype is None else _name(dtype)
     return _call("conv_transpose", x, w, bias, options, out)
 
 
@@ -356,22 +329,15 @@ def local_conv(
     >>> local_conv(torch.tensor([[1, 2, 3]]), torch.tensor([[[[1, 0]]], [[[0, 5]]]]))
     tensor([[ 1, 15]])
     """
-    options: dict[str, Any] = {
-        "stride": stride,
-        "padding": padding,
-        "dilation": dilation,
-        "groups": groups,
-        "boundary": boundary,
-    }
-    options |= {"fill": fill, "flip": flip, "dtype": _name(dtype)}
+    options = stride, padding, dilation, groups, boundary, fill, flip, None if dtype is None else _name(dtype)
     return _call("local_conv", x, w, bias, options, out)
 
 
 # --- forward ----------------------------------------------------------------------------------------------------------
 
 
-def _call(face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: dict[str, Any], out: Tensor | None) -> Tensor:
-    """The result of a face; `options` are keyword arguments of the core's function."""
+def _call(face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: Any, out: Tensor | None) -> Tensor:
+    """The result of a face; `options` in the core's order."""
     route = _route(x, w, bias)
     if route >= FUNCTORCH:
         for name, tensor in (("x", x), (_KERNEL[face], w), ("bias", bias)):
@@ -386,16 +352,17 @@ def _call(face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: dict[st
         return _apply_face(face, unwrap_if_dead(x), unwrap_if_dead(w), bias, options)
     if route is FUNCTORCH:
         return _Face.apply(face, x, w, bias, options)
-    options = _frozen(options)
-    fill = options.pop("fill", None)
-    return torch.ops.fastcorr.face.default(face, x, w, bias, repr(options), fill)
+    named = dict(zip(_OPTIONS[face], _frozen(options), strict=True))
+    fill = named.pop("fill", None)
+    return torch.ops.fastcorr.face.default(face, x, w, bias, repr(named), fill)
 
 
-def _run(face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: dict[str, Any]) -> Tensor:
+def _run(face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: Any, out: Any = None) -> Tensor:
     """The core on the memory of tensors. What of it cannot be an array is an error here."""
-    if bias is None:
-        return _from_numpy(_CORE[face](_array("x", x), _array(_KERNEL[face], w), **options))
-    return _from_numpy(_CORE[face](_array("x", x), _array("w", w), _array("bias", bias), **options))
+    if face in nn.OPTIONS:
+        biased = None if bias is None else _array("bias", bias)
+        return _from_numpy(nn.forward(face, _array("x", x), _array("w", w), biased, out, options))
+    return _from_numpy(_call_core(face, _array("x", x), _array("k", w), out, options))
 
 
 def _into(out: Tensor, route: int, face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: Any) -> Tensor:
@@ -405,7 +372,7 @@ def _into(out: Tensor, route: int, face: str, x: Tensor, w: Tensor, bias: Tensor
         raise ValueError("out is for plain tensors outside torch.compile and torch.func: leave it away")
     if route is RECORDED:
         raise ValueError("out has no gradient, but an argument requires one: leave out away, or call under no_grad()")
-    _run(face, x, w, bias, options | {"out": _array("out", out)})
+    _run(face, x, w, bias, options, _array("out", out))
     torch.autograd.graph.increment_version(out)  # autograd does not see what NumPy writes
     return out
 
@@ -422,10 +389,8 @@ def _array(name: str, tensor: Tensor) -> Any:
         raise TypeError(f"{name} has dtype {tensor.dtype}, which NumPy does not have: {name}.float()") from None
 
 
-def _name(dtype: "torch.dtype | None") -> str | None:
+def _name(dtype: "torch.dtype") -> str:
     """Of a torch dtype, as NumPy knows it."""
-    if dtype is None:
-        return None
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype must be a torch.dtype, not {dtype!r}")
     if dtype not in _NUMPY:
@@ -460,12 +425,9 @@ def _route(x: Tensor, w: Tensor, bias: Tensor | None) -> int:
     return PLAIN
 
 
-def _frozen(options: dict[str, Any]) -> dict[str, Any]:
+def _frozen(options: tuple[Any, ...]) -> tuple[Any, ...]:
     """`options` made of nothing but tuples, strings and numbers of Python: they last, and their repr can be read."""
-    for value in options.values():
-        if type(value) not in _LITERAL:
-            return {name: _literal(value) for name, value in options.items()}
-    return options
+    return options if _LITERAL.issuperset(map(type, options)) else _literal(options)
 
 
 def _literal(value: Any) -> Any:
@@ -491,10 +453,11 @@ class _Resolved:
 @lru_cache(1024)
 def _resolve(face: str, shapes: Any, dtype: "torch.dtype", options: tuple[Any, ...]) -> _Resolved:
     """`shapes` of x, w and bias (or None), `dtype` of the result; `options` of a call that has been computed."""
-    described: Any = {name: value for name, value in options if name not in ("method", "dtype")}
+    described: Any = dict(zip(_OPTIONS[face], options, strict=True))
+    described = {name: value for name, value in described.items() if name not in ("method", "dtype")}
     x_shape, w_shape, bias_shape = shapes
     if _KERNEL[face] == "w":
-        described |= _OPTIONS_OF_LAYERS[face]
+        described |= nn.KINDS[face]
         form, unbatched = contraction.layer(x_shape, w_shape, bias_shape, _NUMPY[dtype], **described)
         return _Resolved(form, nn.result_shape(form, unbatched))
     found = problem.signal(x_shape, w_shape, _NUMPY[dtype], flip=face == "convolve", **described)
@@ -510,7 +473,7 @@ def _known(shapes: Iterable[Any]) -> tuple[Any, ...]:
 def _keep_face(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """What the gradients need: one tensor is kept for the other's gradient."""
     face, x, w, bias, options, *fill = inputs
-    options = _parsed(options, *fill) if fill else _frozen(options)
+    options = _parsed(face, options, *fill) if fill else _frozen(options)
     ctx.call = face, (x.shape, w.shape, None if bias is None else bias.shape), output.dtype, options
     ctx.dtypes = x.dtype, w.dtype, None if bias is None else bias.dtype
     need = ctx.needs_input_grad
@@ -520,8 +483,8 @@ def _keep_face(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _face_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     face, shapes, dtype, options = ctx.call
     shapes = _known(shapes)
-    call = _resolve(face, shapes, dtype, tuple(options.items()))
-    form, method = call.form, options.get("method")
+    call = _resolve(face, shapes, dtype, options)
+    form, method = call.form, options[-2]  # local_conv has none: there it is `flip`
     if method not in ("direct", "fft", "reference") or not form.rank:  # what serves every derivative
         method = "auto"
     x, w = ctx.saved_tensors
@@ -589,7 +552,7 @@ def _cast(gradient: Tensor, dtype: "torch.dtype") -> Tensor:
 
 
 def _contract(a: Tensor, b: Tensor, form: Any, method: str) -> Tensor:
-    """`planner.contract` on canonical tensors, differentiable."""
+    """`layer_methods.contract` on canonical tensors, differentiable."""
     route = _route(a, b, None)
     if route is PLAIN:
         return _run_contraction(a, b, form, method)
@@ -602,7 +565,7 @@ def _contract(a: Tensor, b: Tensor, form: Any, method: str) -> Tensor:
 
 def _run_contraction(a: Tensor, b: Tensor, form: contraction.Contraction, method: str) -> Tensor:
     first, second = form.operands
-    return _from_numpy(planner.contract(form, _array(first, a), _array(second, b), method))
+    return _from_numpy(layer_methods.contract(form, _array(first, a), _array(second, b), method))
 
 
 def _keep_contraction(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -649,7 +612,7 @@ def _described(description: str) -> tuple[contraction.Contraction, str]:
 
 class _Face(torch.autograd.Function):
     @staticmethod
-    def forward(face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: dict[str, Any]) -> Tensor:
+    def forward(face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: Any) -> Tensor:
         return _run(face, x, w, bias, options)
 
     @staticmethod
@@ -666,7 +629,7 @@ class _Face(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Any:
         face, (*_, bias_shape), dtype, options = ctx.call
         (_, dx, dw, dbias, _), (x, w) = tangents, ctx.saved_tensors
-        unfilled = options | {"fill": 0} if "fill" in options else options  # fill is no part of x
+        unfilled = _with_fill(face, options, 0)  # it is no part of x
         terms = [] if dx is None else [_call(face, dx, w, None, unfilled, None)]
         terms += [] if dw is None else [_call(face, x, dw, None, options, None)]
         if dbias is not None:
@@ -725,25 +688,31 @@ _library.define("face(str face, Tensor x, Tensor w, Tensor? bias, str options, S
 _library.define("contract(Tensor a, Tensor b, str form, Scalar fill) -> Tensor")
 
 
-def _parsed(options: str, fill: complex | None) -> dict[str, Any]:
-    return _read(options) if fill is None else _read(options) | {"fill": fill}
+def _parsed(face: str, options: str, fill: complex | None) -> tuple[Any, ...]:
+    return _with_fill(face, _read(face, options), fill)
+
+
+def _with_fill(face: str, options: tuple[Any, ...], fill: complex | None) -> tuple[Any, ...]:
+    place = _FILL[face]
+    return options if place is None else (*options[:place], fill, *options[place + 1 :])
 
 
 @lru_cache(1024)
-def _read(options: str) -> dict[str, Any]:
-    return literal_eval(options)
+def _read(face: str, options: str) -> tuple[Any, ...]:
+    named = literal_eval(options)
+    return tuple([named.get(name) for name in _OPTIONS[face]])
 
 
 def _face_operator(face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: str, fill: complex | None) -> Tensor:
-    return _run(face, x, w, bias, _parsed(options, fill))
+    return _run(face, x, w, bias, _parsed(face, options, fill))
 
 
 def _face_shape(face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: str, fill: complex | None) -> Tensor:
-    parsed = _parsed(options, fill)
+    parsed = _parsed(face, options, fill)
     given = {"x": x, _KERNEL[face]: w} | ({} if bias is None else {"bias": bias})
-    dtype = problem.result_dtype(parsed["dtype"], **{name: _NUMPY[tensor.dtype] for name, tensor in given.items()})
+    dtype = problem.result_dtype(parsed[-1], **{name: _NUMPY[tensor.dtype] for name, tensor in given.items()})
     shapes = _known((x.shape, w.shape, None if bias is None else bias.shape))
-    shape = _resolve(face, shapes, _TORCH[dtype], tuple(parsed.items())).shape
+    shape = _resolve(face, shapes, _TORCH[dtype], parsed).shape
     return x.new_empty(shape, dtype=_TORCH[dtype])
 
 

@@ -10,7 +10,7 @@ from common import LEVELS, same_bits, succeeds
 from test_layer_kernels import RESULTS, operands, random_depthwise, random_options, real, shared
 
 import fastcorr
-from fastcorr import planner
+from fastcorr import layer_methods
 
 FLOATS = ("float16", "float32", "float64", "complex64", "complex128")
 
@@ -18,7 +18,9 @@ FLOATS = ("float16", "float32", "float64", "complex64", "complex128")
 def allowed(form, a, b, bias):
     """What each result may be off by: the largest sum of all products, and the largest of tiles."""
     eps = float(np.finfo(np.float32 if form.dtype == np.float16 else form.dtype).eps)
-    sums = planner.contract(form.part("real"), *(np.abs(v).astype(form.part("real").dtype) for v in (a, b)), "direct")
+    sums = layer_methods.contract(
+        form.part("real"), *(np.abs(v).astype(form.part("real").dtype) for v in (a, b)), "direct"
+    )
     largest = sums.astype(float).max(initial=0) + (0 if bias is None else np.abs(bias).max(initial=0))
     data = a if form.result != "w" else b
     taps = b if form.result != "w" else a
@@ -28,14 +30,14 @@ def allowed(form, a, b, bias):
 
 
 def check(form, level, a, b, bias):
-    want = planner.contract(form, a, b, "reference", bias)
-    one = planner.contract(form, a, b, "fft", bias, level=level, count=1)
+    want = layer_methods.contract(form, a, b, "reference", bias)
+    one = layer_methods.contract(form, a, b, "fft", bias, level=level, count=1)
     assert one.dtype == want.dtype
     wide = form.dtype if form.dtype.kind == "c" else float
     error = np.abs(one.astype(wide) - want.astype(wide))
     more = np.finfo(np.float16).eps * np.abs(want.astype(float)) if form.dtype == np.float16 else 0
     assert (error <= allowed(form, a, b, bias) + more).all(), f"{error.max()} off: {form}"
-    assert same_bits(planner.contract(form, a, b, "fft", bias, level=level, count=2), one)
+    assert same_bits(layer_methods.contract(form, a, b, "fft", bias, level=level, count=2), one)
 
 
 @pytest.mark.parametrize("make", [random_options, random_depthwise])
@@ -74,13 +76,13 @@ def test_large(name, level):
     for result in RESULTS:
         one = form.siblings[result]
         a, b, bias = operands(one, make=real)
-        want = planner.contract(one, *(v.astype(float) for v in (a, b)), "direct", bias)
-        got = planner.contract(one, a, b, "fft", bias, level=level, count=1)
+        want = layer_methods.contract(one, *(v.astype(float) for v in (a, b)), "direct", bias)
+        got = layer_methods.contract(one, a, b, "fft", bias, level=level, count=1)
         assert (np.abs(got - want) <= allowed(one, a, b, bias)).all()
-        assert same_bits(planner.contract(one, a, b, "fft", bias, level=level, count=2), got)
+        assert same_bits(layer_methods.contract(one, a, b, "fft", bias, level=level, count=2), got)
         if result != "w":  # an entry by itself is what it is in a batch
             alone = shared((1, *x[1:]), w, "float32", **options).siblings[result]
-            assert same_bits(planner.contract(alone, a[-1:], b, "fft", bias, level=level), got[-1:])
+            assert same_bits(layer_methods.contract(alone, a[-1:], b, "fft", bias, level=level), got[-1:])
 
 
 class TestAuto:
@@ -96,7 +98,7 @@ class TestAuto:
         for x, w, options in self.FORMS:
             for result in RESULTS:
                 form = shared(x, w, "float32", **options).siblings[result]
-                method, costs = planner.choose(form, "auto", fastcorr.isa.LEVEL)
+                method, costs = layer_methods.choose(form, "auto", fastcorr.isa.LEVEL)
                 assert method == "fft"
                 assert costs["fft"] < costs["direct"]
         for x, w in (
@@ -105,7 +107,7 @@ class TestAuto:
             ((1, 1, 9000), (1, 1, 31)),
             ((1, 4, 50), (4, 4, 40)),
         ):
-            assert planner.choose(shared(x, w), "auto", fastcorr.isa.LEVEL)[0] == "direct"
+            assert layer_methods.choose(shared(x, w), "auto", fastcorr.isa.LEVEL)[0] == "direct"
 
     @pytest.mark.parametrize("dtype", FLOATS)
     @pytest.mark.parametrize("result", RESULTS)
@@ -115,8 +117,8 @@ class TestAuto:
             form = shared(x, w, dtype, **options).siblings[result]
             a, b, bias = operands(form, make=real)
             (a if result != "w" else b)[(0,) * (a.ndim - 1) + (3,)] = value
-            got = planner.contract(form, a, b, "auto", bias)
-            want = planner.contract(form, a, b, "direct", bias)
+            got = layer_methods.contract(form, a, b, "auto", bias)
+            want = layer_methods.contract(form, a, b, "direct", bias)
             assert not np.isfinite(want).all()
             if result != "w":
                 assert np.isfinite(want).any()

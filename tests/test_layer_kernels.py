@@ -11,7 +11,7 @@ import pytest
 from common import DTYPES, LEVELS, RULES, laid_out, same_bits, whole
 
 import fastcorr
-from fastcorr import planner
+from fastcorr import layer_methods
 from fastcorr.contraction import layer
 
 RESULTS = ("y", "x", "w")
@@ -42,9 +42,9 @@ def check(x, w, dtype, level, counts=(1, 2, 3), results=RESULTS, **options):
     for result in results:
         one = replace(form, result=result)
         a, b, bias = operands(one)
-        want = planner.contract(one, a, b, "reference", bias)
+        want = layer_methods.contract(one, a, b, "reference", bias)
         for count in counts:
-            got = planner.contract(one, a, b, "direct", bias, level=level, count=count)
+            got = layer_methods.contract(one, a, b, "direct", bias, level=level, count=count)
             assert got.dtype == want.dtype
             assert np.array_equal(got, want), f"result {result}, {count} threads: {one}"
 
@@ -186,7 +186,7 @@ def test_slices_one_after_the_other(dtype, level):
     windows = np.lib.stride_tricks.sliding_window_view(x[0, 0].astype(np.float64), 70, axis=1)
     want = np.tensordot(g[0, 0].astype(np.float64), windows, ([1], [1]))
     for count in (1, 2):
-        assert np.array_equal(planner.contract(form, g, x, "direct", level=level, count=count)[0], want)
+        assert np.array_equal(layer_methods.contract(form, g, x, "direct", level=level, count=count)[0], want)
 
 
 @pytest.mark.parametrize("groups", [1, 32])
@@ -200,8 +200,8 @@ def test_layouts(local, batch, layout, groups):
     for result in RESULTS:
         one = replace(form, result=result)
         a, b, _ = operands(one)
-        want = planner.contract(one, a, b, "direct")
-        assert np.array_equal(planner.contract(one, laid_out(a, layout), laid_out(b, layout), "direct"), want)
+        want = layer_methods.contract(one, a, b, "direct")
+        assert np.array_equal(layer_methods.contract(one, laid_out(a, layout), laid_out(b, layout), "direct"), want)
 
 
 def test_local_kernels_that_are_one():
@@ -210,8 +210,8 @@ def test_local_kernels_that_are_one():
     x, w, _ = operands(form)
     for repeated in (w[:1, :1], w[..., :1, :, :], w[..., :1]):
         repeated = np.broadcast_to(repeated, w.shape)
-        want = planner.contract(form, x, repeated, "reference")
-        assert np.array_equal(planner.contract(form, x, repeated, "direct"), want)
+        want = layer_methods.contract(form, x, repeated, "reference")
+        assert np.array_equal(layer_methods.contract(form, x, repeated, "direct"), want)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -223,9 +223,9 @@ class TestSameBits:
         for result in RESULTS:
             one = replace(form, result=result)
             a, b, bias = operands(one, make=real)
-            want = planner.contract(one, a, b, "direct", bias, level=level, count=1)
+            want = layer_methods.contract(one, a, b, "direct", bias, level=level, count=1)
             for count in (2, 3, 7):
-                got = planner.contract(one, a, b, "direct", bias, level=level, count=count)
+                got = layer_methods.contract(one, a, b, "direct", bias, level=level, count=count)
                 assert same_bits(got, want), f"result {result}, {count} threads"
 
     def test_any_batch(self, name, level):
@@ -235,10 +235,10 @@ class TestSameBits:
         for result in ("y", "x"):
             one = replace(form, result=result)
             a, b, _ = operands(one, make=real)
-            whole_batch = planner.contract(one, a, b, "direct", level=level)
+            whole_batch = layer_methods.contract(one, a, b, "direct", level=level)
             for some in (slice(0, 1), slice(batch - 1, batch), slice(1, 3), slice(0, batch - 1)):
                 entries = a[some]
-                got = planner.contract(replace(one, batch=len(entries)), entries, b, "direct", level=level)
+                got = layer_methods.contract(replace(one, batch=len(entries)), entries, b, "direct", level=level)
                 assert same_bits(got, whole_batch[some])
 
 
@@ -263,12 +263,12 @@ def test_channels_last(name, result):
     x, w, options = LARGE[name]
     form = replace(shared(x, w, **options), result=result)
     a, b, bias = operands(form, make=real)
-    want = planner.contract(form, a, b, "direct", bias)
+    want = layer_methods.contract(form, a, b, "direct", bias)
     axes = 0, a.ndim - 2, a.ndim - 1, *range(1, a.ndim - 2)
     last = np.ascontiguousarray(a.transpose(np.argsort(axes))).transpose(axes)
     batch, groups, rows, *size = want.shape
     out = np.empty((batch, *size, groups, rows), np.float32).transpose(axes)
-    planner.contract(form, last, b, "direct", bias, out=out)
+    layer_methods.contract(form, last, b, "direct", bias, out=out)
     assert same_bits(out, want)
 
 
@@ -280,8 +280,8 @@ def test_a_result_inside_an_array(name):
     a, b, bias = operands(form)
     around = np.full([n + 2 for n in form.out_shape], 7, np.float32)
     inside = tuple(slice(1, -1) for _ in form.out_shape)
-    planner.contract(form, a, b, "direct", bias, out=around[inside])
-    assert np.array_equal(around[inside], planner.contract(form, a, b, "reference", bias))
+    layer_methods.contract(form, a, b, "direct", bias, out=around[inside])
+    assert np.array_equal(around[inside], layer_methods.contract(form, a, b, "reference", bias))
     around[inside] = 7
     assert (around == 7).all()
 
@@ -301,9 +301,9 @@ def test_nan_stays_local(local, batch, result, value, groups):
         arrays = operands(one)[:2]
         arrays[which].reshape(-1)[13] = value
         with np.errstate(invalid="ignore"):
-            want = planner.contract(one, *arrays, "reference")
+            want = layer_methods.contract(one, *arrays, "reference")
         assert not np.isfinite(want).all()
-        assert np.array_equal(planner.contract(one, *arrays, "direct"), want, equal_nan=True)
+        assert np.array_equal(layer_methods.contract(one, *arrays, "direct"), want, equal_nan=True)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -311,8 +311,8 @@ def test_a_last_segment_of_one_position(level):
     """Of a depthwise line; what its vector leaves past the end must not stay."""
     form = shared((1, 16, 2, 255 * 256 + 3), (16, 1, 1, 3), groups=16)
     a, b, _ = operands(form)
-    want = planner.contract(form, a, b, "reference")
-    assert np.array_equal(planner.contract(form, a, b, "direct", level=level, count=1), want)
+    want = layer_methods.contract(form, a, b, "reference")
+    assert np.array_equal(layer_methods.contract(form, a, b, "direct", level=level, count=1), want)
 
 
 def test_a_refusal_says_why():

@@ -218,7 +218,7 @@ class TestPlan:
         for share in (1, 3, 20):
             k = tuple(max(1, n // share) for n in x)
             plan = planner.resolve("correlate", np.empty(x, np.float32), np.empty(k, np.float32), mode="full")
-            _, _, (points, tile, total) = planner.Spectrum._choice(plan.task)
+            _, _, (points, tile, total) = plan.task.tiles
             assert 0 < tile <= total
             for n, m, span in zip(points, plan.problem.out_size, k, strict=True):
                 assert span <= n <= max(2 * (m + span), 256)

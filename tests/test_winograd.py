@@ -12,7 +12,7 @@ from common import LEVELS, RULES, laid_out, same_bits, whole, wide
 from test_layer_kernels import operands, real
 
 import fastcorr
-from fastcorr import planner
+from fastcorr import layer_methods
 from fastcorr.contraction import layer
 
 DTYPES = ("float16", "float32", "float64", "complex64", "complex128")
@@ -40,9 +40,9 @@ def random_options(rng):
 
 def check(form, level, counts=(1, 2, 3)):
     a, b, bias = operands(form)
-    want = planner.contract(form, a, b, "reference", bias)
+    want = layer_methods.contract(form, a, b, "reference", bias)
     for count in counts:
-        got = planner.contract(form, a, b, "winograd", bias, level=level, count=count)
+        got = layer_methods.contract(form, a, b, "winograd", bias, level=level, count=count)
         assert got.dtype == want.dtype
         assert np.array_equal(got, want), f"{count} threads: {form}"
 
@@ -88,29 +88,29 @@ class TestLarge:
         (_, *shape), w = LARGE[name]
         for form in forms((5, *shape), w, dtype, padding=1):
             a, b, bias = operands(form, make=real)
-            want = planner.contract(form, a, b, "winograd", bias, level=level, count=1)
+            want = layer_methods.contract(form, a, b, "winograd", bias, level=level, count=1)
             for count in (2, 3, 7):
-                assert same_bits(planner.contract(form, a, b, "winograd", bias, level=level, count=count), want)
+                assert same_bits(layer_methods.contract(form, a, b, "winograd", bias, level=level, count=count), want)
             for some in (slice(0, 1), slice(2, 5)) if form.result != "w" else ():  # which sums over the batch
                 entries = replace(form, batch=some.stop - some.start)
-                got = planner.contract(entries, a[some], b, "winograd", bias, level=level)
+                got = layer_methods.contract(entries, a[some], b, "winograd", bias, level=level)
                 assert same_bits(got, want[some])
 
 
 def test_kernels_that_are_transformed_slab_by_slab():
     for form in forms((1, 250, 11, 11), (700, 250, 3, 3), padding=1):
         a, b, bias = operands(form)
-        want = planner.contract(form, a, b, "direct", bias)
+        want = layer_methods.contract(form, a, b, "direct", bias)
         for count in (1, 2, 7):
-            assert np.array_equal(planner.contract(form, a, b, "winograd", bias, count=count), want)
+            assert np.array_equal(layer_methods.contract(form, a, b, "winograd", bias, count=count), want)
 
 
 @pytest.mark.parametrize("layout", ["F", "reversed", "strided", "misaligned", "swapped"])
 def test_layouts(layout):
     for form in forms((2, 6, 12, 13), (9, 6, 3, 3), padding=1):
         a, b, _ = operands(form, make=real)
-        want = planner.contract(form, a, b, "winograd")
-        assert same_bits(planner.contract(form, laid_out(a, layout), laid_out(b, layout), "winograd"), want)
+        want = layer_methods.contract(form, a, b, "winograd")
+        assert same_bits(layer_methods.contract(form, laid_out(a, layout), laid_out(b, layout), "winograd"), want)
 
 
 def test_channels_last():
@@ -138,8 +138,8 @@ def test_error(data, channels, dtype, level):
     for form in (result, gradient):
         a, b = (make(form.shapes[name]) for name in form.operands)
         fine = replace(form, dtype=np.dtype(np.longdouble))
-        want = planner.contract(fine, a.astype(np.longdouble), b.astype(np.longdouble), "reference")
-        got = planner.contract(form, a, b, "winograd", level=level)
+        want = layer_methods.contract(fine, a.astype(np.longdouble), b.astype(np.longdouble), "reference")
+        got = layer_methods.contract(form, a, b, "winograd", level=level)
         kernels = np.abs(b).sum(axis=(1 if form.result == "x" else 2, 3, 4), dtype=float)
         bound = np.finfo(dtype).eps * np.log2(16 * channels) * np.abs(a).max() * kernels[:, :, None, None]
         assert (np.abs(got - want) <= bound[None]).all()
@@ -157,8 +157,8 @@ def test_error_of_a_weight_gradient(data, size, dtype, level):
     make = make.get(data, lambda shape, dtype: rng.random(shape).astype(dtype))
     g, x = (make(form.shapes[name], dtype) for name in form.operands)
     fine = replace(form, dtype=np.dtype(np.longdouble))
-    want = planner.contract(fine, g.astype(np.longdouble), x.astype(np.longdouble), "reference")
-    got = planner.contract(form, g, x, "winograd", level=level)
+    want = layer_methods.contract(fine, g.astype(np.longdouble), x.astype(np.longdouble), "reference")
+    got = layer_methods.contract(form, g, x, "winograd", level=level)
     sums = np.abs(g).sum(axis=(0, 3, 4), dtype=float)
     bound = np.finfo(dtype).eps * np.log2(4 * 5 * size[0] * size[1]) * np.abs(x).max() * sums
     assert (np.abs(got - want) <= bound[:, :, None, None, None]).all()
@@ -173,7 +173,7 @@ class TestAuto:
         for form in forms(*self.SHAPES, padding=1, **options):
             if form.result not in results:
                 continue
-            assert planner.choose(form, "auto", LEVELS[-1])[0] == "winograd"
+            assert layer_methods.choose(form, "auto", LEVELS[-1])[0] == "winograd"
             yield form
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -184,12 +184,12 @@ class TestAuto:
             place = tuple(np.minimum(place, np.array(a[:, 0].shape) - 1))
             a[:, 0][place] = value
             with np.errstate(invalid="ignore"):
-                want = planner.contract(form, a, b, "reference", bias)
+                want = layer_methods.contract(form, a, b, "reference", bias)
             for count in (1, 2):
-                got = planner.contract(form, a, b, "auto", bias, level=LEVELS[-1], count=count)
+                got = layer_methods.contract(form, a, b, "auto", bias, level=LEVELS[-1], count=count)
                 assert np.array_equal(got, want, equal_nan=True)
             if np.isinf(value):  # the method itself makes a NaN of it
-                assert not np.array_equal(planner.contract(form, a, b, "winograd", bias), want, equal_nan=True)
+                assert not np.array_equal(layer_methods.contract(form, a, b, "winograd", bias), want, equal_nan=True)
 
     @pytest.mark.parametrize("operand", [0, 1])
     @pytest.mark.parametrize("value", [np.nan, np.inf, 2.0**127])
@@ -197,20 +197,20 @@ class TestAuto:
         (form,) = self.chosen("w")
         arrays = operands(form)[:2]
         arrays[operand][1, 0, 3, 0, 0] = value
-        want = planner.contract(form, *arrays, "direct")
+        want = layer_methods.contract(form, *arrays, "direct")
         for count in (1, 2):
-            got = planner.contract(form, *arrays, "auto", level=LEVELS[-1], count=count)
+            got = layer_methods.contract(form, *arrays, "auto", level=LEVELS[-1], count=count)
             assert np.array_equal(got, want, equal_nan=True)
         if operand or not np.isnan(value):  # in a corner of g it meets all, the fill as well
-            assert not np.array_equal(planner.contract(form, *arrays, "winograd"), want, equal_nan=True)
+            assert not np.array_equal(layer_methods.contract(form, *arrays, "winograd"), want, equal_nan=True)
 
     def test_a_kernel_that_is_not_finite(self):
         for form in self.chosen():
             a, b, bias = operands(form)
             b[0, 7, 5, 1, 2] = np.inf
-            want = planner.contract(form, a, b, "direct", bias)
-            assert np.array_equal(planner.contract(form, a, b, "auto", bias), want, equal_nan=True)
-            assert not np.array_equal(planner.contract(form, a, b, "winograd", bias), want, equal_nan=True)
+            want = layer_methods.contract(form, a, b, "direct", bias)
+            assert np.array_equal(layer_methods.contract(form, a, b, "auto", bias), want, equal_nan=True)
+            assert not np.array_equal(layer_methods.contract(form, a, b, "winograd", bias), want, equal_nan=True)
 
     def test_no_overflow_on_the_way(self):
         for form in self.chosen():
@@ -218,18 +218,18 @@ class TestAuto:
             a[:, 0, 5] = 2.0**126
             b[...] = 0
             b[:, :, :, 1, 1] = 2.0**-40
-            assert not np.isfinite(planner.contract(form, a, b, "winograd")).all()
-            got = planner.contract(form, a, b, "auto")
-            assert np.array_equal(got, planner.contract(form, a, b, "direct"))
+            assert not np.isfinite(layer_methods.contract(form, a, b, "winograd")).all()
+            got = layer_methods.contract(form, a, b, "auto")
+            assert np.array_equal(got, layer_methods.contract(form, a, b, "direct"))
             assert np.isfinite(got).all()
 
     def test_repair_does_not_depend_on_the_batch(self):
         for form in self.chosen():
             a, b, _ = operands(form, make=real)
             a[1, 0, 3, 4, 5] = np.nan
-            together = planner.contract(form, a, b, "auto")
+            together = layer_methods.contract(form, a, b, "auto")
             for n in range(3):
-                alone = planner.contract(replace(form, batch=1), a[n : n + 1], b, "auto")
+                alone = layer_methods.contract(replace(form, batch=1), a[n : n + 1], b, "auto")
                 assert same_bits(alone, together[n : n + 1])
 
     def test_choice(self):
@@ -237,7 +237,7 @@ class TestAuto:
         for channels, size, method in ((8, 56, "direct"), (64, 56, "winograd"), (256, 14, "winograd")):
             form, _ = layer((1, channels, size, size), (channels, channels, 3, 3), None, np.dtype("f4"), padding=1)
             for batch in (1, 64):
-                assert planner.choose(replace(form, batch=batch), "auto", level)[0] == method
+                assert layer_methods.choose(replace(form, batch=batch), "auto", level)[0] == method
 
 
 REFUSED = {

@@ -9,7 +9,7 @@ from timeit import Timer
 
 import numpy as np
 
-from fastcorr import isa, planner, template
+from fastcorr import isa, layer_methods, planner, template
 from fastcorr.contraction import layer
 from fastcorr.kernels import KERNELS
 
@@ -33,7 +33,7 @@ def contraction(dtype, level, x, w, result="y", method="direct", local=False, **
     form, _ = layer(x, w, None, np.dtype(dtype), local=local, **options)
     form = form.siblings[result]
     a, b = (noise(form.shapes[name], dtype) for name in form.operands)
-    return partial(planner.contract, form, a, b, method, level=level, count=1), form.flops
+    return partial(layer_methods.contract, form, a, b, method, level=level, count=1), form.flops
 
 
 def windows(dtype, level):

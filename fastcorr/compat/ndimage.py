@@ -4,12 +4,14 @@ As in SciPy everything is computed in float64 and rounded once to the dtype of t
 integers and the weights whole numbers, sums are exact and wrap.
 """
 
+from __future__ import annotations  # of nested functions, else evaluated at each call
+
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from numbers import Integral
 from operator import index
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
@@ -45,7 +47,9 @@ _BOUNDARIES = {
     "grid-wrap": "wrap",
 }
 
-_SLAB = 1 << 20  # bytes of `_slabs` per thread
+_SLOPE, _CURVATURE, _THREE, _BINOMIAL = map(np.array, ([-1, 0, 1], [1, -2, 1], [1, 1, 1], [1, 2, 1]))
+
+_CACHED = 1 << 17  # samples of a slab per thread
 
 Output = NDArray[Any] | DTypeLike | None
 
@@ -235,7 +239,8 @@ def convolve1d(
 def _filter(
     face: str, input: Any, weights: Any, output: Any, mode: Any, cval: Any, origin: Any, axes: Any
 ) -> NDArray[Any]:
-    input, weights = _data(input, cval), np.asarray(weights)
+    input, weights = np.asarray(input), np.asarray(weights)
+    cval = _number(cval, input)
     acting = _axes(axes, input.ndim)
     if weights.ndim != len(acting) or weights.size == 0:
         raise RuntimeError(
@@ -244,122 +249,170 @@ def _filter(
         )
     if not isinstance(mode, str):
         raise RuntimeError(f"A sequence of modes is not supported: {mode!r}")
-    by_axis = dict(zip(acting, _sequence("origin", origin, len(acting)), strict=True))
-    ascending = tuple(sorted(acting))  # the weights' axes are, whatever the order of `axes`
-    return _run(face, input, weights, ascending, output, mode, cval, tuple(by_axis[a] for a in ascending))
+    origins = tuple(map(index, _sequence("origin", origin, len(acting))))
+    if axes is not None:  # the weights' axes ascend, whatever the order of `axes`
+        by_axis = dict(zip(acting, origins, strict=True))
+        acting = tuple(sorted(acting))
+        origins = tuple([by_axis[a] for a in acting])
+    output = _output(output, input, "c" in (input.dtype.kind, weights.dtype.kind))
+    return _run(face, input, weights, output, _pass(input, weights, output, acting, mode, cval, origins))
 
 
 def _filter1d(
     face: str, input: Any, weights: Any, axis: Any, output: Any, mode: Any, cval: Any, origin: Any
 ) -> NDArray[Any]:
-    input, weights = _data(input, cval), np.asarray(weights)
+    input, weights = np.asarray(input), np.asarray(weights)
+    cval = _number(cval, input)
     if weights.ndim != 1 or weights.size == 0:
         raise RuntimeError(f"no filter weights given: weights must be 1-D and not empty, its shape is {weights.shape}")
-    return _run(face, input, weights, (normalize_axis_index(axis, input.ndim),), output, mode, cval, (origin,))
+    axes = (normalize_axis_index(axis, input.ndim),)
+    output = _output(output, input, "c" in (input.dtype.kind, weights.dtype.kind))
+    return _run(face, input, weights, output, _pass(input, weights, output, axes, mode, cval, (index(origin),)))
 
 
-def _data(input: Any, cval: Any) -> NDArray[Any]:
-    input = np.asarray(input)
-    if np.iscomplexobj(cval) and input.dtype.kind != "c":
+def _number(cval: Any, input: NDArray[Any]) -> complex:
+    if type(cval) is float:
+        return cval
+    if not np.iscomplexobj(cval):
+        return float(cval)
+    if input.dtype.kind != "c":
         raise ValueError(f"Cannot provide a complex-valued cval when the input is real: {cval!r}")
-    return input
+    return complex(cval)
 
 
-def _run(
-    face: str,
+class _Pass(NamedTuple):
+    """How one correlation is run: what follows from dtypes and arguments, whatever the lengths of the data."""
+
+    call: Callable[..., Any]  # the core, or what rounds its result as SciPy does
+    options: tuple[Any, ...]  # of the core, all in order
+    weights: np.dtype[Any]  # what they are converted to
+    early: np.dtype[Any]  # what data are converted to before the core sees them
+    most: float  # as many samples at once
+    along: int | None  # the axis to cut into slabs where more than the cache holds are converted
+
+
+def _pass(
     input: NDArray[Any],
     weights: NDArray[Any],
+    output: NDArray[Any],
     axes: tuple[int, ...],
-    output: Any,
     mode: str,
-    cval: Any,
+    cval: complex,
     origins: tuple[int, ...],
-) -> NDArray[Any]:
-    """`weights` on `axes` of `input` by the core's `face`, into `output`."""
+) -> _Pass:
+    """How `weights` on `axes` of `input` are run."""
+    x, y = input.dtype, output.dtype
+    exact = y.kind in "iu" and x.kind in "biu" and _whole(weights)
+    return _settled(x, input.ndim, weights.dtype, weights.shape, y, axes, mode, cval, origins, exact)
+
+
+@lru_cache(1024)
+def _settled(
+    x: np.dtype[Any],
+    ndim: int,
+    w: np.dtype[Any],
+    shape: tuple[int, ...],
+    y: np.dtype[Any],
+    axes: tuple[int, ...],
+    mode: str,
+    fill: Any,
+    origins: tuple[int, ...],
+    exact: bool,
+) -> _Pass:
+    """`_pass`, kept: it takes longer than a small filter, and the core finds a call again by its options' addresses.
+
+    x, w and y are the dtypes of input, weights and output; `exact`: they are integers, and the weights are whole.
+    """
     if mode not in _BOUNDARIES:
         raise RuntimeError(f"boundary mode not supported: {mode!r} is not one of {', '.join(map(repr, _BOUNDARIES))}")
-    boundary = _BOUNDARIES[mode]
-    fill = 0.0 if boundary != "constant" else complex(cval) if np.iscomplexobj(cval) else float(cval)
-    output = _output(output, input, "c" in (input.dtype.kind, weights.dtype.kind))
-    if output.dtype.kind in "iu" and input.dtype.kind in "biu" and _whole(weights) and _whole(np.asarray(fill)):
-        options = _options(axes, boundary, int(fill.real), origins, weights.shape, output.dtype)
-        weights = weights.astype(np.int64, copy=False) if weights.dtype.kind == "f" else weights
-    else:
-        options = _options(axes, boundary, fill, origins, weights.shape, None)
-        weights = weights.astype(np.complex128 if weights.dtype.kind == "c" else np.float64, copy=False)
-    if input.size == 0:
-        return output
-    if output.dtype.kind == "b":  # SciPy's cast goes by way of an integer: 0.5 is False
-        np.not_equal(np.trunc(call(face, input, weights, None, options)), 0, out=output)
-        return output
-    with np.errstate(invalid="ignore"):
-        for part, data in _slabs(input, axes, output, options[-1] or np.result_type(input, np.float64)):
-            call(face, data, weights, output[part], options, True)
-    return output
-
-
-def _slabs(
-    input: NDArray[Any], axes: tuple[int, ...], output: NDArray[Any], computed: np.dtype
-) -> Iterator[tuple[Any, NDArray[Any]]]:
-    """(where, data) of the parts to filter one by one: everything at once, or what is converted within the cache.
-
-    Conversion costs as much as a short filter: of integers from float64, which takes an array of its own, and of data
-    that are not filtered along their last axis, which the core converts anew for every block of rows. 128^3 bytes, 33
-    weights along axis 1: 42 ms at once, 16 to 23 with slabs of 0.5 to 4 MB (Zen 4, one thread).
-    """
-    along = next((a for a in range(input.ndim - 1) if a not in axes), None)
-    rounded = output.dtype.kind in "iu" and computed.kind == "f"
-    early = input.dtype != computed and computed.char in "dD" and input.ndim - 1 not in axes
-    if along is None or not (rounded or early):
-        yield ..., input.astype(computed) if rounded and early else input
-        return
-    if np.may_share_memory(input, output):
-        input = input.copy()
-    n = input.shape[along]
-    step = max(1, _SLAB * get_num_threads() * n // (input.size * computed.itemsize))
-    for i in range(0, n, step):
-        part = (slice(None),) * along + (slice(i, i + step),)
-        yield part, input[part].astype(computed) if early else input[part]
-
-
-@lru_cache(1024, typed=True)
-def _options(
-    axes: tuple[int, ...],
-    boundary: str,
-    fill: complex,
-    origins: tuple[int, ...],
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any] | None,
-) -> tuple[Any, ...]:
-    """All options of the core, in order; kept, because it finds a repeated call again by their addresses."""
     for axis, n, origin in zip(axes, shape, origins, strict=True):
-        if not -(n // 2) <= index(origin) <= (n - 1) // 2:
+        if not -(n // 2) <= origin <= (n - 1) // 2:
             raise ValueError(
                 f"Invalid origin; along axis {axis} it is {origin}, for {n} weights it must be"
                 f" from {-(n // 2)} to {(n - 1) // 2}"
             )
-    anchor = tuple(n // 2 + index(origin) for n, origin in zip(shape, origins, strict=True))
-    return "same", axes, boundary, fill, anchor, 1, 1, "auto", dtype
+    boundary = _BOUNDARIES[mode]
+    fill = fill if boundary == "constant" else 0.0
+    exact = exact and fill.is_integer() and abs(fill) < 2.0**63
+    anchor = tuple(n // 2 + origin for n, origin in zip(shape, origins, strict=True))
+    options = "same", axes, boundary, int(fill) if exact else fill, anchor, 1, 1, "auto", y if exact else None
+    computed = y if exact else np.result_type(x, np.float64)
+    weights = np.dtype(np.int64) if w.kind == "f" else w
+    if not exact:
+        weights = np.dtype(np.complex128 if w.kind == "c" else np.float64)
+    rounded = y.kind in "iu" and not exact
+    way = _to_bool if y.kind == "b" else _quietly if rounded or computed.char in "gG" else call
+    along = next((a for a in range(ndim if rounded else ndim - 1) if a not in axes), None)
+    if x == computed or computed.char not in "dD" or ndim - 1 in axes:
+        return _Pass(way, options, weights, computed, 0, along if rounded else None)
+    return _Pass(way, options, weights, computed, _CACHED, along)
+
+
+def _quietly(*arguments: Any) -> None:
+    """The core, where NumPy casts to integers or computes: without a warning of what has no value there."""
+    with np.errstate(invalid="ignore"):
+        call(*arguments)
+
+
+def _to_bool(
+    face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[Any], options: Any, rounded: bool
+) -> None:
+    """SciPy's cast goes by way of an integer: 0.5 is False."""
+    np.not_equal(np.trunc(call(face, input, weights, None, options)), 0, out=output)
+
+
+def _run(face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[Any], how: _Pass) -> NDArray[Any]:
+    """`input` under `weights` by the core's `face`, into `output`.
+
+    At once, or slab by slab within the cache where conversion costs as much as a short filter: of integers from
+    float64, which takes an array of its own, and of data that are not filtered along their last axis, which the core
+    converts anew for every block of rows. 128^3 bytes, 33 weights along axis 1: 42 ms at once, 16 to 23 with slabs of
+    0.5 to 4 MB (Zen 4, one thread). 700^2 bytes, 9 weights along axis 0: 8 ms at once, 1.6 so (Zen 3): the system
+    clears large arrays that come and go page by page.
+    """
+    size = input.size
+    if not size:
+        return output
+    if weights.dtype != how.weights:
+        weights = weights.astype(how.weights)
+    if how.along is None or size <= _CACHED:
+        how.call(face, input.astype(how.early) if size <= how.most else input, weights, output, how.options, True)
+        return output
+    if np.may_share_memory(input, output):
+        input = input.copy()
+    n = input.shape[how.along]
+    step = max(1, _CACHED * get_num_threads() * n // size)
+    for i in range(0, n, step):
+        part = (slice(None),) * how.along + (slice(i, i + step),)
+        data = input[part].astype(how.early) if how.most else input[part]
+        how.call(face, data, weights, output[part], how.options, True)
+    return output
 
 
 def _whole(a: NDArray[Any]) -> bool:
     """Whether all are whole numbers that an int64 holds."""
     if a.dtype.kind in "biu":
         return True
-    return a.dtype.kind == "f" and bool(((a == np.rint(a)) & (abs(a) < 2.0**63)).all())
+    if a.dtype.kind != "f" or not float(a.item(0)).is_integer():  # most that are not are seen by the first
+        return False
+    values = a.astype(np.float64).ravel().tolist()
+    return all(map(float.is_integer, values)) and max(map(abs, values)) < 2.0**63
 
 
 def _output(output: Any, input: NDArray[Any], complex_result: bool) -> NDArray[Any]:
     """The array that the argument `output` asks for."""
     if output is None:
-        dtype = np.promote_types(input.dtype, np.complex64) if complex_result else input.dtype.newbyteorder("=")
-        return np.empty(input.shape, dtype)
+        dtype = input.dtype
+        if complex_result:
+            dtype = np.promote_types(dtype, np.complex64)
+        # Not always newbyteorder: it makes dtypes that are equal, but with which NumPy takes longer.
+        return np.empty(input.shape, dtype if dtype.isnative else dtype.newbyteorder("="))
     if isinstance(output, (str, type, np.dtype)):
         dtype = np.dtype(output)
         if complex_result and dtype.kind != "c":
             if isinstance(output, str):
                 raise RuntimeError(f"output must have complex dtype, not {dtype}")
-            warnings.warn("promoting specified output dtype to complex", stacklevel=5)
+            warnings.warn("promoting specified output dtype to complex", stacklevel=4)
             dtype = np.promote_types(dtype, np.complex64)
         if isinstance(output, str) and dtype.kind not in "iufc":
             raise RuntimeError(f"output must have numeric dtype, not {dtype}")
@@ -388,7 +441,7 @@ def _axes(axes: Any, ndim: int) -> tuple[int, ...]:
 
 def _sequence(name: str, value: Any, n: int) -> list[Any]:
     """`value` as `n` of them."""
-    if isinstance(value, str) or not np.iterable(value):
+    if isinstance(value, (str, int, float)) or not np.iterable(value):
         return [value] * n
     values = list(value)
     if len(values) != n:
@@ -517,7 +570,7 @@ def gaussian_filter(
     acting = _axes(axes, input.ndim)
     named = {"sigma": sigma, "order": order, "mode": mode, "radius": radius}
     columns = [_sequence(name, value, len(acting)) for name, value in named.items()]
-    steps: list[tuple[int, ArrayLike, str]] = []
+    steps: list[tuple[int, NDArray[Any], str]] = []
     for axis, s, n, rule, r in zip(acting, *columns, strict=True):
         if s > 1e-15:
             steps.append((axis, _gaussian(float(s), n, int(truncate * float(s) + 0.5) if r is None else r), rule))
@@ -559,7 +612,7 @@ def prewitt(
     array([[3, 9, 6],
            [3, 9, 6]])
     """
-    return _differences(input, [1, 1, 1], axis, output, mode, cval)
+    return _differences(input, _THREE, axis, output, mode, cval)
 
 
 def sobel(
@@ -593,27 +646,35 @@ def sobel(
     array([[ 4, 12,  8],
            [ 4, 12,  8]])
     """
-    return _differences(input, [1, 2, 1], axis, output, mode, cval)
+    return _differences(input, _BINOMIAL, axis, output, mode, cval)
 
 
-def _differences(input: Any, smooth: list[int], axis: int, output: Any, mode: Any, cval: Any) -> NDArray[Any]:
+def _differences(input: Any, smooth: NDArray[Any], axis: int, output: Any, mode: Any, cval: Any) -> NDArray[Any]:
     input = np.asarray(input)
     axis = normalize_axis_index(axis, input.ndim)
     modes = _sequence("mode", mode, input.ndim)
-    steps: list[tuple[int, ArrayLike, str]] = [(axis, [-1, 0, 1], modes[axis])]
+    steps = [(axis, _SLOPE, modes[axis])]
     steps += [(a, smooth, modes[a]) for a in range(input.ndim) if a != axis]
     return _passes(input, steps, _output(output, input, input.dtype.kind == "c"), cval)
 
 
 def _passes(
-    input: NDArray[Any], steps: Sequence[tuple[int, ArrayLike, str]], output: NDArray[Any], cval: Any
+    input: NDArray[Any], steps: Sequence[tuple[int, NDArray[Any], str]], output: NDArray[Any], cval: Any
 ) -> NDArray[Any]:
-    """`input` under one `correlate1d` after the other, each (axis, weights, mode)."""
+    """`input` under one correlation after the other, each (axis, weights, mode), all checked before the first."""
     if not steps:
         output[...] = input
-    for left, (axis, weights, mode) in zip(range(len(steps) - 1, -1, -1), steps, strict=True):
-        input = correlate1d(input, weights, axis, output.dtype if left else output, mode, cval)
-    return output
+        return output
+    cval = _number(cval, input)
+    passes = []
+    given = input
+    for axis, weights, mode in steps:
+        passes.append((weights, _pass(given, weights, output, (axis,), mode, cval, (0,))))
+        given = output
+    for weights, how in passes[:-1]:
+        input = _run("correlate", input, weights, np.empty(input.shape, output.dtype), how)
+    weights, how = passes[-1]
+    return _run("correlate", input, weights, output, how)
 
 
 def generic_laplace(
@@ -668,6 +729,10 @@ def generic_laplace(
     return _over_axes(input, derivative2, output, mode, cval, extra_arguments, extra_keywords, axes)
 
 
+def _second_difference(input: Any, axis: int, output: Output, mode: str, cval: complex) -> NDArray[Any]:
+    return _filter1d("correlate", input, _CURVATURE, axis, output, mode, cval, 0)
+
+
 def laplace(
     input: ArrayLike,
     output: Output = None,
@@ -700,10 +765,7 @@ def laplace(
     array([ 0,  1, -2,  1,  0])
     """
 
-    def second(input: NDArray[Any], axis: int, output: Output, mode: str, cval: complex) -> NDArray[Any]:
-        return correlate1d(input, [1, -2, 1], axis, output, mode, cval)
-
-    return _over_axes(input, second, output, mode, cval, (), None, axes)
+    return _over_axes(input, _second_difference, output, mode, cval, (), None, axes)
 
 
 def gaussian_laplace(
@@ -856,13 +918,14 @@ def _over_axes(
 ) -> NDArray[Any]:
     """The sum over `axes` of a derivative, or the root of that of its squares."""
     input = np.asarray(input)
+    fresh = output is None or isinstance(output, (str, type, np.dtype))
     output = _output(output, input, input.dtype.kind == "c")
     acting = _axes(axes, input.ndim)
     modes = _sequence("mode", mode, len(acting))
     if not acting:
         output[...] = input
         return output
-    if np.may_share_memory(input, output):
+    if not fresh and np.may_share_memory(input, output):
         input = input.copy()  # it is read again after the first axis is written
     for n, (axis, rule) in enumerate(zip(acting, modes, strict=True)):
         part = derivative(input, axis, output.dtype if n else output, rule, cval, *arguments, **(keywords or {}))

@@ -66,6 +66,7 @@ def find(family: str, dtype: np.dtype[Any]) -> Kernel | Any:
     return None
 
 
+@cache
 def load(row: Kernel, level: str) -> Any:
     """The module of `row` built for `level`."""
     return import_module(f"{__name__}.{level}.{row.element}.{row.family}")
