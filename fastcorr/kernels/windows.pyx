@@ -114,11 +114,12 @@ cdef void find_part(const Job* job, Py_ssize_t unit, Part* part) noexcept nogil:
 cdef void* scratch_new(const void* given) noexcept nogil:
     cdef const Job* job = <const Job*>given
     cdef Py_ssize_t panel = job.lines * job.pitch, plane = job.plane * job.pitch
-    cdef Scratch* s = <Scratch*>malloc(sizeof(Scratch) + (2 * panel + 3 * plane + 3 * job.pitch) * sizeof(real))
+    cdef void* block = malloc(sizeof(Scratch) + 64 + (2 * panel + 3 * plane + 3 * job.pitch) * sizeof(real))
+    cdef Scratch* s = <Scratch*>block
     if s == NULL:
         return NULL
-    s.block = s
-    s.sums = <real*>(s + 1)
+    s.block = block
+    s.sums = <real*>((<size_t>(s + 1) + 63) // 64 * 64)
     s.squares = s.sums + panel
     s.samples = s.squares + panel
     s.more = s.samples + plane
