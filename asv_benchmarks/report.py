@@ -19,7 +19,7 @@ README = (
     ("large", "2048x2048 * 31x31 float32"),
     ("large", "1000000 * 20000 float32"),
     ("large", "200x200x200 * 31x31x31 float32"),
-    ("template", "2048x2048 * 31x31 uint8->float32"),
+    ("template", "search 2048x2048 for 31x31 uint8->float32"),
     ("small", "1000 * 5 float32"),
     ("small", "28x28 * 3x3 float32"),
 )
@@ -285,7 +285,7 @@ def about(results):
 def markdown(rows, counts, versions):
     """A table: fastcorr's time with each number of threads, then how many times longer each peer takes, with the most.
 
-    A peer that is faster stands in bold.
+    A peer that is faster stands in bold; a dash, where it has no valid time.
     """
     named = [peer for peer in versions if any(peer in row[-1] for _, row in rows)]
     peers = [peer for peer in named if not peer.startswith("fastcorr")]
@@ -293,6 +293,6 @@ def markdown(rows, counts, versions):
     yield "|---|" + "---:|" * (len(counts) + len(peers))
     for name, row in rows:
         ratios = [over(row[-1].get(peer), row[-1]["fastcorr"]) for peer in peers]
-        texts = [f"{float(f'{ratio:.2g}'):g}x" if ratio else "" for ratio in ratios]
+        texts = [f"{float(f'{ratio:.2g}'):g}x" if ratio else "\N{EN DASH}" for ratio in ratios]
         texts = [f"**{text}**" if ratio and ratio < 1 else text for text, ratio in zip(texts, ratios, strict=True)]
         yield "| " + " | ".join([name, *(span(cell["fastcorr"]["seconds"]) for cell in row), *texts]) + " |"

@@ -9,7 +9,7 @@ A block of the result is one call of the core on the samples that its windows re
 Geometry comes from the core's Problem or Contraction of the whole arrays, which also raises every error before a graph
 is made. Past a true end the block has the padding and the rule of the whole, unless that rule repeats samples that the
 block does not have ("wrap", a far reach of "reflect" and "symmetric"): then it reads them, in whatever chunk they are.
-So a direct result has the bits of the one in memory.
+So a result has the bits of the one in memory, whether summed directly or, with a kernel of low rank, axis by axis.
 
 The gradient of x is computed the same way from the gradient of the result; with a rule that repeats samples, first that
 of the extended x, then folded back. The gradient of a kernel is one small array per block, added up by a tree whose
@@ -76,8 +76,9 @@ def correlate(
     mode, axes, boundary, fill, anchor, stride, dilation, dtype : optional
         As in `fastcorr.correlate`. A boundary begins at the ends of `x`, never at those of a chunk.
     method : str, optional
-        As in `fastcorr.correlate`. 'auto' is decided for the whole: if that is 'direct', it is for every block, and the
-        result is bit for bit that of `fastcorr.correlate`. If it is 'fft', each block takes what is faster for it.
+        As in `fastcorr.correlate`. 'auto' is decided for the whole: if that is 'direct' or, for the values of a `k`
+        that is not lazy, 'separable', it is for every block, and the result is bit for bit that of
+        `fastcorr.correlate`. If it is 'fft', each block takes what is faster for it.
     out : None
         A lazy result has nowhere to go before it is computed: ``dask.array.store(y, out)`` writes it.
 
@@ -234,7 +235,7 @@ def conv(
     biased = () if bias is None else (bias,)
     result = problem.result_dtype(dtype, x=x.dtype, w=w.dtype, **({} if bias is None else {"bias": bias.dtype}))
     face = _layer(x, w, bias, result, options, method=method, dtype=dtype)
-    return _result(face, x, w, *biased)
+    return _result(_of_all(face, face.form), x, w, *biased)
 
 
 def match_template(
@@ -469,7 +470,7 @@ def conv_vjp(
     g = g.astype(result)  # to which bias may have contributed, which a block does not see
     face = _layer(given["x"], given["w"], bias, result, options, method=method, dtype=_sum_dtype(result))
     gradients.check_gradient("conv", g, face.shape)
-    gx, gw = _gradients(face, g, given["x"], given["w"], need[:2])
+    gx, gw = _gradients(face, face.form, g, given["x"], given["w"], need[:2])
     return gx, gw, _bias_gradient(g, len(face.axes), result) if need[2] and bias is not None else None
 
 
@@ -535,9 +536,12 @@ class Face:
 
 def _signal(face: str, x: Any, k: Any, out: Any, **options: Any) -> da.Array:
     _no_out(out)
-    x, k = _arrays(x=x, k=k)
-    plan = planner.resolve_options(face, x, k, tuple(options[name] for name in planner.OPTIONS))
-    method = "direct" if plan.method == "direct" else options["method"]  # one decision for all blocks, if it is this
+    known = not isinstance(k, da.Array)
+    kernel = np.asarray(k) if known else k
+    x, k = _arrays(x=x, k=kernel)
+    plan = planner.resolve_options(face, x, kernel, tuple(options[name] for name in planner.OPTIONS), known=known)
+    # One decision for all blocks, if it is one of those whose bits do not depend on the block.
+    method = plan.method if plan.method in ("direct", "separable") else options["method"]
     return _result(_signal_face(face, plan.problem, method=method, dtype=options["dtype"]), x, k)
 
 
@@ -547,10 +551,13 @@ def _signal_face(name: str, p: problem.Problem, **options: Any) -> Face:
     return Face(name, call, vjp, p, p.axes, p.out_shape, "mode", options, p.k_batched)
 
 
-def _of_all(form: Contraction, method: str) -> str:
-    """The method for all blocks, if `auto` runs the whole directly; else each chooses for itself."""
+def _of_all(face: Face, form: Contraction) -> Face:
+    """`face` with the method for all blocks, if `auto` runs the whole `form` directly; else each chooses for itself."""
+    method = face.options["method"]
+    if form.result == "x" and set(form.boundary) - {"constant"}:
+        form = layer_methods.unfolded(form)
     chosen, _ = layer_methods.choose(form, method, isa.LEVEL)
-    return "direct" if chosen == "direct" else method
+    return replace(face, options=face.options | {"method": "direct" if chosen == "direct" else method})
 
 
 def _layer(
@@ -567,7 +574,7 @@ def _layer(
     axes = tuple(range(x.ndim - form.rank, x.ndim))
     shape = nn.result_shape(form, unbatched)
     options = {name: value for name, value in options.items() if name != "padding"} | {"fill": form.fill}
-    options |= {"method": _of_all(form, method), "dtype": dtype}
+    options |= {"method": method, "dtype": dtype}
     return Face(
         "conv", nn.conv, gradients.conv_vjp, form, axes, shape, "padding", options, channels=x.ndim - 1 - len(axes)
     )
@@ -581,9 +588,8 @@ def _signal_vjp(
     given, fill, result = _cast(name, g, dtype, fill, x=x, k=k)
     p = problem.signal(x.shape, k.shape, result, flip=name == "convolve", fill=fill, **options)
     gradients.check_gradient(name, g, p.out_shape)
-    method = _of_all(gradients.as_contraction(p)[0], method)
     face = _signal_face(name, p, method=method, dtype=_sum_dtype(result))
-    return _gradients(face, g, given["x"], given["k"], need)
+    return _gradients(face, gradients.as_contraction(p)[0], g, given["x"], given["k"], need)
 
 
 def _arrays(**given: Any) -> list[Any]:
@@ -813,9 +819,9 @@ def _result(face: Face, x: da.Array, k: da.Array, *more: Any) -> da.Array:
     return _array(name, graph, (x, *sources), _chunks(axes), face.form.dtype)
 
 
-def _gradients(face: Face, g: da.Array, x: da.Array, k: da.Array, need: Any) -> Gradients:
-    gx, gk = need
-    return _input_gradient(face, g, x, k) if gx else None, _kernel_gradient(face, g, x, k) if gk else None
+def _gradients(face: Face, form: Contraction, g: da.Array, x: da.Array, k: da.Array, need: Any) -> Gradients:
+    gx = _input_gradient(_of_all(face, form.input_grad()), g, x, k) if need[0] else None
+    return gx, _kernel_gradient(_of_all(face, form.weight_grad()), g, x, k) if need[1] else None
 
 
 def _input_gradient(face: Face, g: da.Array, x: da.Array, k: da.Array) -> da.Array:

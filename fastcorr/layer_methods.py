@@ -293,7 +293,7 @@ def contract(
     if chosen == "reference":
         out[...] = reference.contract(form, a, b, bias)
     elif form.result == "x" and set(form.boundary) - {"constant"}:
-        folded = _fold(form, contract(_unfolded(form), a, b, method, level=level, count=count))
+        folded = _fold(form, contract(unfolded(form), a, b, method, level=level, count=count))
         out[...] = folded if bias is None else folded + bias.astype(folded.dtype)
     elif form.dtype.kind != "c":
         _contract_real(form, a, b, bias, out, *how)
@@ -378,7 +378,7 @@ def _run(
     return run(a, b, out, bias, *watched, count or 1)
 
 
-def _unfolded(form: Contraction) -> Contraction:
+def unfolded(form: Contraction) -> Contraction:
     """The gradient of x as its rule extends it: the same, of a longer x that is only read inside."""
     rows = zip(form.out_size, form.stride, form.kernel, form.dilation, strict=True)
     size = tuple(s * (m - 1) + d * (k - 1) + 1 for m, s, k, d in rows)

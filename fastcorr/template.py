@@ -222,9 +222,16 @@ def _search(p: Problem, x_dtype: DType, level: str) -> tuple[planner.SignalPlan,
     """(Plan of the numerator, what runs it, the compiled windows) of a Problem."""
     numerator = planner._plan(p, x_dtype, p.dtype, "auto", level)
     method = next(m for m in planner.METHODS if m.name == numerator.method)
-    windows = kernels.load(kernels.find("windows", p.dtype), level)
+    windows = kernels.load(kernels.find("windows", np.dtype(np.int32) if _sums_fit(p, x_dtype) else FLOAT64), level)
     rules = [RULES.index(rule) for rule in p.boundary]
     return numerator, method.build(numerator.task, True), windows.Windows(p, rules, _tolerance(p))
+
+
+def _sums_fit(p: Problem, x_dtype: DType) -> bool:
+    """Whether squares of samples of this dtype add up in int32 in every window."""
+    fills = p.fill if "constant" in p.boundary else 0.0
+    small = x_dtype.kind in "biu" and x_dtype.itemsize == 1
+    return small and float(fills).is_integer() and prod(p.kernel) * max(abs(fills), 255) ** 2 < 2**31
 
 
 def _tolerance(p: Problem) -> float:

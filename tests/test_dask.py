@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -18,6 +19,7 @@ from common import DTYPES, RULES, environment, python, random_case, same_bits, w
 from layer_cases import random_layer
 
 import fastcorr
+from fastcorr import contraction, gradients, isa, layer_methods, signal
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -151,6 +153,20 @@ def fill_of(options):
     return {"fill": abs(options["fill"])} if "fill" in options else {}
 
 
+@contextmanager
+def methods_of(face):
+    """A list that grows by the method of every call of the core's `face`."""
+    module, used = gradients if face.endswith("_vjp") else signal, []
+    call = getattr(module, face)
+
+    def note(*arrays, method, **options):
+        used.append(method)
+        return call(*arrays, method=method, **options)
+
+    with mock.patch.object(module, face, note):
+        yield used
+
+
 def picture(shape=(60, 50), chunks=(17, 9), seed=0):
     x = wide(np.random.default_rng(seed), shape)
     return x, da.from_array(x, chunks=chunks)
@@ -226,6 +242,40 @@ class TestAuto:
         k = wide(np.random.default_rng(1), (3, 5))
         assert fastcorr.plan(fastcorr.correlate, x, k, "same").method == "direct"
         assert same_bits(computed(fastcorr.dask.correlate(lazy, k, "same")), fastcorr.correlate(x, k, "same"))
+
+    @pytest.mark.parametrize("taps", [5, 31])
+    def test_separable_for_the_whole_is_separable_for_each_block(self, taps):
+        """By the values of the kernel, which only one that is not lazy has before it is computed."""
+        rng = np.random.default_rng(1)
+        line = np.rint(100 * np.exp(-4 * np.linspace(-1, 1, taps) ** 2))
+        x, k, options = rng.integers(-9, 9, (300, 290)).astype(float), np.outer(line, line), {"boundary": "wrap"}
+        assert fastcorr.plan(fastcorr.correlate, x, k, "same", **options).method == "separable"
+        lazy = da.from_array(x, chunks=(120, 70))
+        with methods_of("correlate") as used:
+            got = computed(fastcorr.dask.correlate(lazy, k, "same", **options))
+            assert set(used) == {"separable"}
+            used.clear()
+            of_a_lazy_kernel = computed(fastcorr.dask.correlate(lazy, da.from_array(k), "same", **options))
+            assert "separable" not in used
+        want = fastcorr.correlate(x, k, "same", **options, method="direct")
+        assert np.array_equal(got, want)
+        assert np.allclose(of_a_lazy_kernel, want, rtol=1e-12)
+        x, k = wide(rng, x.shape), k * 1.1  # rounded, but as in memory
+        got = computed(fastcorr.dask.correlate(da.from_array(x, chunks=(120, 70)), k, "same", **options))
+        assert same_bits(got, fastcorr.correlate(x, k, "same", **options))
+
+    def test_a_gradient_is_decided_by_itself(self):
+        rng = np.random.default_rng(4)
+        x, w, g = (whole(rng, shape, "float32") for shape in ((1, 32, 20, 20), (32, 32, 3, 3), (1, 32, 20, 20)))
+        form, _ = contraction.layer(x.shape, w.shape, None, x.dtype, padding="same")
+        chosen = {role: layer_methods.choose(form.siblings[role], "auto", isa.LEVEL)[0] for role in "xw"}
+        assert chosen == {"x": "winograd", "w": "direct"}
+        with methods_of("conv_vjp") as used:
+            lazy = fastcorr.dask.conv_vjp(g, da.from_array(x, chunks=(1, 32, 9, 20)), w, padding="same")
+            for gradient, method in zip(lazy, ("auto", "direct"), strict=False):
+                used.clear()
+                computed(gradient)
+                assert set(used) == {method}
 
     def test_fourier_keeps_its_bound_and_a_nan_where_it_is(self):
         rng = np.random.default_rng(2)

@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,8 +127,10 @@ class TestDefinition:
     def test_every_length_of_a_window(self, k, level):
         x = np.random.default_rng(k).random((50, 61))
         for shape in ((k, 3), (3, k)):
-            plan = template.prepare(x.shape, x.dtype, x[: shape[0], : shape[1]], level=level)
-            np.testing.assert_allclose(plan(x), wanted(x, plan.t), rtol=0, atol=1e-10)
+            t = x[: shape[0], : shape[1]]
+            for data in (x, (255 * x).astype(np.uint8)):  # in float64, in int32
+                plan = template.prepare(data.shape, data.dtype, t, level=level)
+                np.testing.assert_allclose(plan(data), wanted(data, plan.t), rtol=0, atol=1e-10)
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_any_layout(self, layout):
@@ -233,6 +236,42 @@ class TestAccuracy:
 
 def dtype_of(value, dtype):
     return np.dtype(dtype).type(value)
+
+
+class TestEightBits:
+    """Sums in int32, which are exact; in float64 where they would not fit."""
+
+    @pytest.mark.parametrize("side", [181, 182])
+    @pytest.mark.parametrize(("dtype", "least", "most"), [("uint8", 0, 255), ("int8", -128, 127), ("bool", 0, 1)])
+    def test_largest_sums(self, dtype, least, most, side):
+        assert (255**2 * side**2 < 2**31) == (side == 181)
+        rng = np.random.default_rng(7)
+        x = np.full((184, 184), most if abs(most) > abs(least) else least, dtype)
+        x[0, 0] = x[183, 183] = least if x[1, 0] == most else most
+        t = rng.random((side, side))
+        got = match_template(x, t, flat=0.25)
+        np.testing.assert_allclose(got, match_template(x.astype(float), t, flat=0.25), rtol=0, atol=1e-9)
+        assert (got == 0.25).any()  # windows that hold neither
+        assert (got != 0.25).any()
+
+    @pytest.mark.parametrize("fill", [0, 255, -300, 0.5, 1e6, np.nan])
+    @pytest.mark.parametrize("shape", [(3, 4), (35, 30)])
+    def test_fill(self, shape, fill):
+        rng = np.random.default_rng(8)
+        x, t = rng.integers(0, 256, (70, 60), np.uint8), rng.integers(0, 256, shape, np.uint8)
+        got = match_template(x, t, mode="same", fill=fill)
+        want = match_template(x.astype(np.float32), t, mode="same", fill=fill)
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("t", ["uint8", "float64"])
+    @pytest.mark.parametrize("layout", ["C", "F", "strided", "reversed", "swapped", "misaligned"])
+    def test_out(self, layout, t):
+        rng = np.random.default_rng(9)
+        x = rng.integers(0, 256, (3, 30, 40), np.uint8)
+        want = match_template(x, x[0, :4, :5].astype(t))
+        out = laid_out(np.zeros_like(want), layout)
+        assert match_template(x, x[0, :4, :5].astype(t), out=out) is out
+        np.testing.assert_array_equal(out, want)
 
 
 class TestFlat:
@@ -429,6 +468,7 @@ class TestPeers:
 
 
 class TestScratch:
+    @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read in /proc")
     def test_does_not_grow_with_the_data(self):
         """Beside the result a search holds what tiles and windows take, whatever the picture."""
         out = succeeds(
@@ -450,8 +490,9 @@ print(peak() - before)
 
 
 def test_a_kernel_for_every_level():
-    row = kernels.find("windows", np.dtype(np.float64))
-    assert all(kernels.load(row, level).Windows for level in LEVELS)
+    for dtype in (np.float64, np.int32):
+        row = kernels.find("windows", np.dtype(dtype))
+        assert all(kernels.load(row, level).Windows for level in LEVELS)
     assert planner.plan(match_template, np.ones(5), np.ones(2)).method == "direct"
 
 

@@ -121,6 +121,11 @@ class Search(Workload):
     function = "match_template"
 
     @property
+    def name(self):
+        x, _, t, dtype = super().name.split()
+        return f"search {x} for {t} {dtype}"
+
+    @property
     def options(self):
         return {}
 

@@ -63,7 +63,7 @@ def regrets(count=300, seed=0):
         yield max(1.0, mine / least[best]), least[best], f"{best} x{x.shape} k{k.shape} {x.dtype} {options}"
 
 
-class Regret:
+class AutoOverTheBestMethod:
     params = (50, 95, 100)
     param_names = ("percentile",)
     timeout = 600
@@ -73,7 +73,7 @@ class Regret:
         with fastcorr.num_threads(1):
             return [regret for regret, *_ in regrets()]
 
-    def track_planner_regret(self, found, percentile):
+    def track_time_of_auto_over_the_best(self, found, percentile):
         return float(np.percentile(found, percentile))
 
 

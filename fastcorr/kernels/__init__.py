@@ -49,7 +49,7 @@ KERNELS = tuple(
         ("spectrum", _FLOATS),
         ("frequency", _FLOATS),
         ("separable", _FLOATS + _INTEGERS),
-        ("windows", (("float64", "double", ("float64",)),)),
+        ("windows", (("float64", "double", ("float64",)), ("int32", "int32_t", ("int32",)))),
         ("winograd", _FLOATS),
     )
     for rest in elements

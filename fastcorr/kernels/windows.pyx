@@ -22,20 +22,25 @@ NUMERICS    Nothing is ever subtracted but means of neighbouring boxes: no sampl
             formula has its square. Sums of integers are exact below 2**53, and their M is exactly 0 in a flat window.
             The order of sums follows from the shape: the bits are the same for any number of threads, batch or layout.
 
-CALLER MUST give a y that is aligned, native and does not overlap x. The build is for float64 alone.
+            The build for int32 sums samples and their squares, which is exact for 8-bit pictures, two additions per
+            join in twice the lanes: n M = n (sum of squares) - S**2 is a difference of whole numbers below 2**53.
+
+CALLER MUST give a y that is aligned, native and does not overlap x; for the build for int32 one of float32 or float64,
+            and samples, `fill` among them, whose squares in a window add up to less than 2**31.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.float cimport DBL_MAX
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t
+from cython cimport floating
 cimport numpy as cnp
 
 import numpy as np
 
-from .line cimport CONSTANT, Format, extend, format_of, gather, load, store
+from .line cimport CONSTANT, FLOAT32, Format, extend, format_of, gather, load, store
 from .team cimport run_units, take_block
-from .tile cimport LANES, always_inline_void, ceil_div, real, vec, vec_load, vec_zero
+from .tile cimport LANES, always_inline_void, ceil_div, eager_void, real, vec, vec_load, vec_zero
 
 cnp.import_array()
 
@@ -69,12 +74,12 @@ cdef struct Job:
     Axis axis[MAX_AXES]                # the last is the line
     Batch batch[MAX_AXES]
     real fill
-    real count                         # samples of a window
-    real flat, tolerance               # what a flat window gives; windows with sqrt(M / n) <= tolerance * |mean| are
+    double count                       # samples of a window
+    double flat, tolerance             # what a flat window gives; windows with sqrt(M / n) <= tolerance * |mean| are
     Py_ssize_t lines, plane, pitch     # of a panel, of a position of the first axis; reals from line to line
     Py_ssize_t units
     const Py_ssize_t* chosen           # units to run; NULL: all
-    const real* doubt                  # by batch entry: the M below which a window that is not flat is in doubt
+    const double* doubt                # by batch entry: the M below which a window that is not flat is in doubt
     Py_ssize_t boxes                   # units of a batch entry
     char* doubted                      # by unit: whether it has any such window
 
@@ -113,11 +118,12 @@ cdef void find_part(const Job* job, Py_ssize_t unit, Part* part) noexcept nogil:
 cdef void* scratch_new(const void* given) noexcept nogil:
     cdef const Job* job = <const Job*>given
     cdef Py_ssize_t panel = job.lines * job.pitch, plane = job.plane * job.pitch
-    cdef Scratch* s = <Scratch*>take_block(sizeof(Scratch) + (2 * panel + 3 * plane + 3 * job.pitch) * sizeof(real))
+    cdef void* block = take_block(sizeof(Scratch) + 64 + (2 * panel + 3 * plane + 3 * job.pitch) * sizeof(real))
+    cdef Scratch* s = <Scratch*>block
     if s == NULL:
         return NULL
-    s.block = s
-    s.sums = <real*>(s + 1)
+    s.block = block
+    s.sums = <real*>((<size_t>(s + 1) + 63) // 64 * 64)
     s.squares = s.sums + panel
     s.samples = s.squares + panel
     s.more = s.samples + plane
@@ -131,23 +137,29 @@ cdef void* scratch_new(const void* given) noexcept nogil:
 # --- windows ----------------------------------------------------------------------------------------------------------
 
 
+cdef inline bint whole() noexcept nogil:
+    """Whether this is the build for integers: what is M elsewhere is the sum of squares."""
+    return <real>0.5 == 0
+
+
 cdef inline always_inline_void _join(vec* s, vec* m, vec other, vec square, real i, real j, real c) noexcept nogil:
     """A box of i units to one of j: c = 1 / (samples of a unit * i * j * (i + j))."""
     cdef vec d = i * other - j * s[0]
     s[0] += other
     m[0] += square
-    m[0] += c * d * d
+    if not whole():
+        m[0] += c * d * d
 
 
 cdef inline always_inline_void _take(vec* s, vec* m, vec x, real i, real c) noexcept nogil:
     """A sample to a box of i samples."""
     cdef vec d = i * x - s[0]
     s[0] += x
-    m[0] += c * d * d
+    m[0] += x * x if whole() else c * d * d
 
 
 cdef inline real share(real count, Py_ssize_t i, Py_ssize_t j) noexcept nogil:
-    return 1 / (count * <real>i * <real>j * <real>(i + j))
+    return 0 if whole() else 1 / (count * <real>i * <real>j * <real>(i + j))
 
 
 # In whole vectors, forward: results may lie where operands are.
@@ -155,10 +167,12 @@ cdef inline real share(real count, Py_ssize_t i, Py_ssize_t j) noexcept nogil:
 
 cdef void begin(const real* x, real* sums, real* squares, Py_ssize_t n) noexcept nogil:
     """Boxes of one sample."""
+    cdef vec s
     cdef Py_ssize_t v = 0
     while v < n:
-        (<vec*>(sums + v))[0] = vec_load(x + v)
-        (<vec*>(squares + v))[0] = vec_zero()
+        s = vec_load(x + v)
+        (<vec*>(sums + v))[0] = s
+        (<vec*>(squares + v))[0] = s * s if whole() else vec_zero()
         v += LANES
 
 
@@ -216,7 +230,7 @@ cdef inline always_inline_void _lengthen(
     const bint odd, const real* sums, const real* squares, Py_ssize_t size, const real* one, const real* one_squares,
     real* to, real* to_squares, Py_ssize_t n, real count,
 ) noexcept nogil:
-    cdef real c = 1 / (2 * count * <real>size), d = share(count, 2 * size, 1)
+    cdef real c = 0 if whole() else 1 / (2 * count * <real>size), d = share(count, 2 * size, 1)
     cdef vec s, m, other, half
     cdef Py_ssize_t v = 0
     while v < n:
@@ -224,7 +238,8 @@ cdef inline always_inline_void _lengthen(
         half = other - s
         s += other
         m += vec_load(squares + size + v)
-        m += c * half * half
+        if not whole():
+            m += c * half * half
         if odd:
             _join(
                 &s, &m, vec_load(one + 2 * size + v), vec_load(one_squares + 2 * size + v), <real>(2 * size), 1, d
@@ -395,19 +410,16 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
         if lane.k > 1:
             window_line(sums, squares, lane.k, outputs, count, s.own, s.own_squares)
             sums, squares = s.own, s.own_squares
-        load(&job.y_format, y, s.y, outputs, lane.y)
-        doubted += divide(job, sums, squares, s.y, outputs, job.doubt[unit // job.boxes])
-        store(job.y_format.type, s.y, y, outputs, lane.y)
+        divide(job, sums, squares, y, outputs, job.doubt[unit // job.boxes], s.y, &doubted)
     job.doubted[unit] = doubted > 0
 
 
-cdef Py_ssize_t divide(
-    const Job* job, const real* sums, const real* squares, real* y, Py_ssize_t n, real doubt
+cdef inline always_inline_void _divide(
+    const Job* job, const real* sums, const real* squares, real* y, Py_ssize_t n, double doubt, Py_ssize_t* doubted
 ) noexcept nogil:
-    """y / sqrt(M / n), from -1 to 1; how many windows are in doubt."""
-    cdef real share = 1 / job.count, small = job.tolerance * job.tolerance / job.count, flat = job.flat
-    cdef real limit, value, m
-    cdef int64_t doubted = 0
+    cdef double share = 1 / job.count, small = job.tolerance * job.tolerance / job.count, flat = job.flat
+    cdef double limit, value, m
+    cdef int64_t count = 0
     cdef Py_ssize_t i
     for i in range(n):
         m = squares[i]
@@ -417,8 +429,48 @@ cdef Py_ssize_t divide(
         value = 1. if value > 1. else value
         value = -1. if value < -1. else value
         y[i] = flat if m <= limit else value
-        doubted += (m < doubt) & (m > limit)
-    return doubted
+        count += (m < doubt) & (m > limit)
+    doubted[0] += count
+
+
+cdef inline always_inline_void _divide_whole(
+    const Job* job, const real* sums, const real* squares, floating* y, Py_ssize_t step, Py_ssize_t n, double doubt,
+    Py_ssize_t* doubted,
+) noexcept nogil:
+    cdef double size = job.count, flat = job.flat, value, m, s
+    cdef int64_t count = 0
+    cdef floating* to
+    cdef Py_ssize_t i
+    doubt *= size
+    for i in range(n):
+        to = <floating*>(<char*>y + i * step)
+        s = <double>sums[i]
+        m = size * <double>squares[i] - s * s
+        value = size * to[0] / sqrt(m)
+        value = 1. if value > 1. else value
+        value = -1. if value < -1. else value
+        to[0] = <floating>(flat if m == 0. else value)
+        count += (m < doubt) & (m > 0.)
+    doubted[0] += count
+
+
+cdef eager_void divide(
+    const Job* job, const real* sums, const real* squares, char* y, Py_ssize_t n, double doubt, real* at_hand,
+    Py_ssize_t* doubted,
+) noexcept nogil:
+    """y / sqrt(M / n), from -1 to 1; counts the windows in doubt."""
+    cdef Py_ssize_t step = job.axis[job.naxes - 1].y
+    if not whole():
+        load(&job.y_format, y, at_hand, n, step)
+        _divide(job, sums, squares, at_hand, n, doubt, doubted)
+        store(job.y_format.type, at_hand, y, n, step)
+    elif job.y_format.type == FLOAT32:
+        if step == sizeof(float):
+            _divide_whole(job, sums, squares, <float*>y, sizeof(float), n, doubt, doubted)  # vectorises
+        else:
+            _divide_whole(job, sums, squares, <float*>y, step, n, doubt, doubted)
+    else:
+        _divide_whole(job, sums, squares, <double*>y, step, n, doubt, doubted)
 
 
 # --- the driver -------------------------------------------------------------------------------------------------------
@@ -522,7 +574,7 @@ cdef class Windows:
         if cnp.PyArray_SIZE(y) == 0:
             return doubted[:0]
         doubt = np.ascontiguousarray(job.count * doubt * doubt)
-        job.doubt, job.doubted = <const real*>cnp.PyArray_DATA(doubt), cnp.PyArray_BYTES(doubted)
+        job.doubt, job.doubted = <const double*>cnp.PyArray_DATA(doubt), cnp.PyArray_BYTES(doubted)
         job.x, job.y = <const char*>cnp.PyArray_DATA(x), <char*>cnp.PyArray_DATA(y)
         job.x_format, job.y_format = format_of(x), format_of(y)
         job.flat, job.chosen = flat, NULL
