@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy
 from Cython.Build import cythonize
+from Cython.Compiler import Options
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, OptionError
@@ -30,15 +31,24 @@ OPTIONS = {
     "initializedcheck": False,
     "freethreading_compatible": True,
 }
-# Kernels are called by fastcorr alone: no signatures, no pickles, 10 of the 58 kB of a module of layers.
+# Kernels are called by fastcorr alone: no signatures, no pickles, 10 of the 58 kB of a module of layers; and no
+# docstrings, which `Options` knows, 1 kB of each of 93 modules.
 BARE = {"binding": False, "auto_pickle": False}
 # -O3 without what it copies around the vector loops of tile.pxd and butterfly.pxd, a quarter of a module and of its
 # compiling. Loops over samples ask for their vectors themselves: `eager_void` in simd.h.
 LEAN = [
     "-fno-asynchronous-unwind-tables",
     "-fvect-cost-model=very-cheap",
+    "-fno-tree-slp-vectorize",
+    "-fno-thread-jumps",
+    "-fno-unswitch-loops",
+    "-fno-ipa-cp-clone",
+    "-fno-split-paths",
+    "-fno-split-loops",
     "-fno-version-loops-for-strides",
     "-fno-inline-functions",
+    "-fno-plt",
+    "-falign-jumps=1",
     "--param=max-inline-insns-single=70",
     "--param=max-inline-insns-auto=15",
     "--param=inline-min-speedup=30",
@@ -73,6 +83,8 @@ class BuildKernels(build_ext):
                 continue
             ext.include_dirs = [numpy.get_include(), "fastcorr/kernels"]
             ext.define_macros = [*ext.define_macros, ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
+            if level:  # whole numbers from Python by its API alone: 2 kB less, and no loop has any
+                ext.define_macros.append(("CYTHON_USE_PYLONG_INTERNALS", "0"))
             ext.extra_compile_args = flags + lean + openmp + TABLE["LEVELS"].get(level, [])
             ext.extra_link_args = [] if msvc else [*openmp, "-s"] if sys.platform == "linux" else openmp
             kept.append(ext)
@@ -81,7 +93,9 @@ class BuildKernels(build_ext):
         with ThreadPoolExecutor(self.parallel or os.cpu_count()) as pool:
             builds = []
             for source, exts in variants.items():
-                options = OPTIONS | BARE if source.startswith("fastcorr/kernels/") else OPTIONS
+                kernel = source.startswith("fastcorr/kernels/")
+                options = OPTIONS | BARE if kernel else OPTIONS
+                Options.docstrings = not kernel
                 module = Extension(source.rpartition(".")[0].replace("/", "."), [source])
                 (made,) = cythonize([module], compiler_directives=options, include_path=["."])
                 for ext in exts:
