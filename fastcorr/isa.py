@@ -9,8 +9,6 @@ from pathlib import Path
 from . import kernels
 from ._cpu import X86_LEVEL
 
-_NEEDS = {"baseline": 0, "x86_64_v3": 3, "x86_64_v4": 4}
-
 
 def built() -> tuple[str, ...]:
     """Levels this installation has kernels for, lowest first."""
@@ -20,7 +18,7 @@ def built() -> tuple[str, ...]:
 
 def usable() -> tuple[str, ...]:
     """Built levels that this processor runs, lowest first."""
-    return tuple(level for level in built() if _NEEDS[level] <= X86_LEVEL)
+    return tuple(level for level in built() if kernels.NEEDS[level] <= X86_LEVEL)
 
 
 def _choose() -> str:

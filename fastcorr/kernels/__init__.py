@@ -18,6 +18,8 @@ LEVELS = {
     "x86_64_v3": ["-march=x86-64-v3"],
     "x86_64_v4": ["-march=x86-64-v4"],
 }
+# What _cpu.X86_LEVEL has to be for each.
+NEEDS = {"baseline": 0, "x86_64_v3": 3, "x86_64_v4": 4}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ type and stride into contiguous `real`s, `store` takes them back out, `gather` a
 from libc.stdint cimport int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, int64_t, uint64_t
 cimport numpy as cnp
 
-from .tile cimport LANES, ceil_div, eager_void, local_vec, real, turn, vec, vec_load, vec_lower, vec_upper, vec_zero
+from .tile cimport (
+    LANES, always_inline_void, ceil_div, eager_void, local_vec, real, turn, vec, vec_load, vec_lower, vec_upper, vec_zero,
+)
 
 cdef extern from "half.h":
     ctypedef struct half:
@@ -234,7 +236,7 @@ cdef inline eager_void store_pairs(int type, const real* re, const real* im, cha
             double_[2 * i + 1] = <double>im[i]
 
 
-cdef inline void _gather_outside(
+cdef inline always_inline_void _gather_outside(
     const Format* f, const char* line, real* to, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t first, Py_ssize_t last,
     Py_ssize_t u, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t step, int rule, real fill,
 ) noexcept nogil:

@@ -584,7 +584,10 @@ cdef class Plane:
         per_row = job.parts_in
         for i in range(rank):
             per_row *= kernel[i]
-        row = max(range(rank - 1), key=lambda i: (kernel[i], i), default=-1)
+        row = -1
+        for i in range(rank - 1):  # the longest, of equals the last; a lambda would bring 10 kB of Cython's functions
+            if row < 0 or kernel[i] >= kernel[row]:
+                row = i
         if row >= 0 and (kernel[row] == 1 or per_row == kernel[row]):
             row = -1  # one tap per kernel row: nothing to share, a plain sum over rows is faster
         batch = list(zip(problem.batch_axes, problem.batch_shape, problem.k_batch))

@@ -336,7 +336,7 @@ cdef void run_items(
 
 
 cdef cnp.ndarray _smooth = np.array(
-    sorted(5**i * 3**j << e for i in range(18) for j in range(26) for e in range(41) if 5**i * 3**j << e <= 1 << 40),
+    sorted([5**i * 3**j << e for i in range(18) for j in range(26) for e in range(41) if 5**i * 3**j << e <= 1 << 40]),
     np.int64,
 )
 
@@ -360,7 +360,10 @@ def axes_of_tile(problem):
     """The kernel axes in the order of a tile: along the vectors the last, unless most lanes would be empty."""
     size = [m + k - 1 for m, k in zip(problem.out_size, problem.span)]
     axes = list(range(len(size)))
-    longest = max(axes, key=lambda i: (size[i], i))
+    longest = 0
+    for i in axes:  # of equals the last
+        if size[i] >= size[longest]:
+            longest = i
     if size[-1] < LANES < size[longest]:
         axes.append(axes.pop(longest))
     return axes
