@@ -287,7 +287,7 @@ cdef void add_taps(
         a, across = s.packed, 1
     n = most_rows(job.vectors)
     if job.together * job.plane * <Py_ssize_t>sizeof(real) > NEAR_PANEL_BYTES:
-        n *= max(1, WEIGHTS_BYTES // (n * taps * <Py_ssize_t>sizeof(real)))
+        n *= max(1, WEIGHTS_BYTES // (n * max(1, taps) * <Py_ssize_t>sizeof(real)))  # a phase may have no taps
     while r < rows:
         n = min(n, rows - r)
         at = 0

@@ -8,7 +8,8 @@ from libc.stdint cimport int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, 
 cimport numpy as cnp
 
 from .tile cimport (
-    LANES, always_inline_void, ceil_div, eager_void, local_vec, real, turn, vec, vec_load, vec_lower, vec_upper, vec_zero,
+    LANES, always_inline_void, ceil_div, eager_void, local_vec, real, turn, vec, vec_load, vec_lower, vec_upper,
+    vec_zero,
 )
 
 cdef extern from "half.h":
