@@ -142,6 +142,7 @@ LARGE = {
     "depthwise-segments": ((1, 16, 9, 700), (16, 1, 3, 5), {"groups": 16, "padding": (1, 2)}),
     "depthwise-blocks-of-lines": ((1, 16, 151, 90), (16, 1, 5, 3), {"groups": 16, "padding": 1}),
     "no-axes": ((6, 70), (80, 70), {}),
+    "axes-that-follow-on": ((2, 3, 10, 3, 4), (5, 3, 1, 1, 1), {}),
 }
 
 
@@ -167,12 +168,14 @@ LOCAL = {f"local-{name}": (x, w, {**options, "local": True}) for name, (x, w, op
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "complex64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int8", "complex64"])
 @pytest.mark.parametrize("name", LARGE | LOCAL)
 def test_large(name, dtype, level):
     x, w, options = (LARGE | LOCAL)[name]
     if dtype == "complex64" and name not in ("lines-in-blocks", "depthwise", "local-depthwise"):
         pytest.skip("parts are real contractions")
+    if dtype == "int8" and name not in ("lines-in-blocks", "axes-that-follow-on", "depthwise", "local-depthwise"):
+        pytest.skip("results of another type than sums")
     check(x, w, dtype, level, **options)
 
 

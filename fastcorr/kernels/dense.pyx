@@ -508,20 +508,19 @@ cdef void* scratch_new(const void* given) noexcept nogil:
 
 
 cdef void merge_axes(Job* job) noexcept:
-    """Axes along which there is one kernel position and no padding are one, if their samples follow each other."""
-    cdef Axis* axis
-    cdef Axis* inner
-    cdef int i, j
-    for i in range(job.naxes - 2, -1, -1):
-        axis, inner = &job.axis[i], &job.axis[i + 1]
-        if not (same_lanes(axis) and same_lanes(inner)):
+    """Into the last axis those before it, where there is one kernel position, no padding, and samples follow on."""
+    cdef Axis* axis = &job.axis[job.naxes - 2]
+    cdef Axis* lane = &job.axis[job.naxes - 1]
+    cdef int _i, j
+    for _i in range(job.naxes - 1):
+        if not (same_lanes(axis) and same_lanes(lane)):
             return
-        if axis.m > 1 and (axis.x != inner.n * inner.x or axis.y != inner.m * inner.y):
+        if axis.m > 1 and (axis.x != lane.n * lane.x or axis.y != lane.m * lane.y):
             return
-        inner.n *= axis.n
-        inner.m *= axis.m
-        job.width = inner.m
-        for j in range(i, 0, -1):
+        lane.n *= axis.n
+        lane.m *= axis.m
+        job.width = lane.m
+        for j in range(job.naxes - 2, 0, -1):
             job.axis[j] = job.axis[j - 1]
         job.axis[0] = unit_axis()
 
