@@ -626,21 +626,42 @@ cdef double pack_time(const Job* job) noexcept:
     return min(1.2, 1.0 * LANES / min(<Py_ssize_t>LANES, run))
 
 
+cdef inline Py_ssize_t half(Py_ssize_t n, Py_ssize_t step) noexcept:
+    """Of n, rounded up to a multiple of `step`."""
+    return ceil_div(ceil_div(n, 2), step) * step
+
+
 cdef void share_out(Job* job, int threads) noexcept:
     """The units; smaller ones where there are too few for the threads."""
-    cdef Py_ssize_t step = job.vectors * LANES if job.turned else most_rows(job.vectors), wanted = 4 * threads
+    cdef Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t rows = most_rows(job.vectors), step = job.vectors * LANES if job.turned else rows
+    cdef Py_ssize_t wanted = 2 * threads
+    cdef bint less, best  # whether there may, and should, be fewer positions in a block
     count_units(job)
     if threads == 1 or job.units >= wanted:
         return
-    job.row_block = min(job.row_block, step * max(1, ceil_div(job.rows, step) * job.units // (job.row_blocks * wanted)))
-    count_units(job)
-    if job.turned and job.units < wanted:
-        job.lanes = ceil_div(job.row_block, LANES) * LANES
-        if job.entries > 1:
-            job.entries = max(1, job.entries * job.units // wanted)
+    if not job.turned:
+        job.row_block = min(
+            job.row_block, step * max(1, ceil_div(job.rows, step) * job.units // (job.row_blocks * wanted))
+        )
+    while job.turned and job.units < wanted:
+        # Each block of rows gathers a panel of its own; each block of positions brings its weights, in whole tiles.
+        less = job.entries > 1 or job.lines > 1 or job.segment > 2 * rows
+        best = job.row_block * pack_time(job) < 2 * job.entries * panel_time(job)
+        if job.row_block > step and not (less and best):
+            job.row_block = half(job.row_block, step)
+            job.lanes = ceil_div(job.row_block, LANES) * LANES
+        elif job.entries > 1:
+            job.entries = half(job.entries, 1)
+        elif job.lines > 1:
+            job.lines = half(job.lines, 1)
+        elif less:
+            job.segment = half(job.segment, rows)
+            job.segments, job.pitch = ceil_div(lane.m, job.segment), job.segment + lane.shift
         else:
-            job.lines = max(1, job.lines * job.units // wanted)
+            break
         count_units(job)
+    count_units(job)
 
 
 cdef void count_units(Job* job) noexcept:
