@@ -23,7 +23,14 @@ from .kernels import Kernel
 from .planner import _available_threads, _loads, not_transformed, too_few_taps
 
 
-class Layers:
+class _Method:
+    @staticmethod
+    def decline(form: Contraction) -> str | None:
+        """Why `auto` leaves a method alone that could serve; None if it does not."""
+        return None
+
+
+class Layers(_Method):
     """The compiled loops of kernels/dense.pyx, kernels/depth.pyx, kernels/weights.pyx and kernels/local.pyx."""
 
     name = "direct"
@@ -34,10 +41,6 @@ class Layers:
         if kernels.find("dense", form.dtype) is None:
             return f"no kernel for {form.dtype}"
         return None
-
-    @staticmethod
-    def decline(form: Contraction) -> str | None:
-        """Why `auto` leaves it alone all the same; None if it does not."""
 
     @staticmethod
     def row(form: Contraction) -> Kernel:
@@ -64,7 +67,7 @@ class Layers:
         return getattr(kernels.load(row, level), row.family.title())(form, rules, fill, tuning.RATE[row.element][level])
 
 
-class Winograd:
+class Winograd(_Method):
     """Fewer products for kernels of 3 x 3 positions, kernels/winograd.pyx."""
 
     name = "winograd"
@@ -82,10 +85,6 @@ class Winograd:
         if set(form.stride) != {1} or form.dilation[-2:] != (1, 1):
             return f"stride is {form.stride}, dilation {form.dilation}: all must be 1"
         return None
-
-    @staticmethod
-    def decline(form: Contraction) -> str | None:
-        """Why `auto` leaves it alone all the same; None if it does not."""
 
     @staticmethod
     def row(form: Contraction) -> Kernel:
@@ -157,7 +156,7 @@ def _box(form: Contraction, begin: int, end: int) -> Contraction:
     return replace(form, batch=1, padding=(pads, *form.padding[1:]), **sizes)
 
 
-class Frequencies:
+class Frequencies(_Method):
     """Overlap-save with sums over channels or blocks per frequency, kernels/frequency.pyx."""
 
     name = "fft"
@@ -231,17 +230,13 @@ class Frequencies:
         _run(Layers, form, a, b, bias, out, level, count)
 
 
-class Definition:
+class Definition(_Method):
     """reference.py."""
 
     name = "reference"
 
     @staticmethod
     def refuse(form: Contraction) -> str | None:
-        return None
-
-    @staticmethod
-    def decline(form: Contraction) -> str | None:
         return None
 
     @staticmethod
