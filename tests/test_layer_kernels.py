@@ -143,6 +143,7 @@ LARGE = {
     "depthwise-blocks-of-lines": ((1, 16, 151, 90), (16, 1, 5, 3), {"groups": 16, "padding": 1}),
     "no-axes": ((6, 70), (80, 70), {}),
     "axes-that-follow-on": ((2, 3, 10, 3, 4), (5, 3, 1, 1, 1), {}),
+    "one-line-for-all-threads": ((1, 600, 7, 7), (200, 600, 1, 1), {}),
 }
 
 
