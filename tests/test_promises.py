@@ -356,8 +356,9 @@ assert big() == want
 def comes_back(arrays, call, threads):
     """`call`, which takes seconds, is interrupted; the process lives on and computes as before."""
     code = f"""
-import time
+import signal, time
 import numpy as np, fastcorr
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores Ctrl-C
 small = fastcorr.correlate(np.arange(9.0), [1.0, 2.0]).tolist()
 {arrays}
 try:

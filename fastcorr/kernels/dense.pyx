@@ -29,7 +29,6 @@ NUMERICS    Chunks of about CHUNK taps are summed on their own and added in orde
 CALLER MUST give A in the build's own type, and a y that is aligned, native and does not overlap X.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memset
 cimport numpy as cnp
 
@@ -37,7 +36,7 @@ from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_
 from .panel cimport (
     Axis, find_place, first_sample, image_start, kernel_step, leaves_gaps, residue_of, take_residue, unit_axis
 )
-from .team cimport run_units, take_block
+from .team cimport run_slabs, take_block
 from .tile cimport CHUNK, LANES, MAX_ROWS, ceil_div, most_rows, most_vectors, real, tile_apart, tile_vectors, turn
 
 cnp.import_array()
@@ -57,7 +56,6 @@ cdef Py_ssize_t NEAR_PANEL_BYTES = 24 << 10  # stays in the L1 cache
 cdef Py_ssize_t WEIGHTS_BYTES = 128 << 10    # met by all lanes of a block before others are
 cdef Py_ssize_t MOST_LANES = 1024
 cdef Py_ssize_t PACKED_LANES = 256, PACKED_POSITIONS = 128    # as many repay weights that are brought side by side
-cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
 
 
 cdef struct Job:
@@ -837,18 +835,8 @@ cdef class Dense:
 
     cdef int run_job(self, Job* job, const char* w, int threads) except -1:
         """The loops, with a look at Ctrl-C now and then."""
-        cdef Py_ssize_t done = 0, slab
-        cdef int failed = 0
         cdef double work
         job.a = w
         lay_out(job, threads)
         work = <double>job.row_block * job.entries * job.lines * job.segment * job.images * job.image_taps
-        slab = <Py_ssize_t>max(<double>threads, min(<double>job.units, SLAB_SECONDS * self.rate * threads / work))
-        while done < job.units and not failed:
-            with nogil:
-                failed = run_units(job, done, min(job.units, done + slab), 1, threads, scratch_new, run_unit)
-            done += slab
-            PyErr_CheckSignals()
-        if failed:
-            raise MemoryError("no scratch memory for the kernel")
-        return 0
+        return run_slabs(job, job.units, work / self.rate, 1, threads, scratch_new, run_unit)

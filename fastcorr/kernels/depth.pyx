@@ -29,7 +29,6 @@ NUMERICS    Chunks of at most CHUNK taps are summed on their own and added in or
 CALLER MUST give w, and bias, in the build's own type, and a result that is aligned, native and overlaps no operand.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memset
 cimport numpy as cnp
 
@@ -37,7 +36,7 @@ import numpy as np
 
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store
 from .panel cimport Axis, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
-from .team cimport run_units, take_block
+from .team cimport run_slabs, take_block
 from .tile cimport (
     LANES, MAX_ACC, MAX_OWN, WIDE_OWN, ceil_div, local_vec, real, ring, ring_vectors, tile_own, turn, vec, vec_even,
     vec_load, vec_odd, vec_zero,
@@ -60,7 +59,6 @@ cdef Py_ssize_t PANEL_BYTES = 192 << 10                       # per thread, in a
 cdef Py_ssize_t LINES_BYTES = 24 << 10                        # the same straight, in a 32 kB L1
 cdef Py_ssize_t MOST_POSITIONS = 256                          # of a line
 cdef Py_ssize_t MOST_RING = 4                                 # vectors of `ring`
-cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
 
 
 cdef struct Source:
@@ -807,8 +805,7 @@ cdef class Depth:
 
     cdef int run_jobs(self, Job* job, list arrays, int threads) except -1:
         """The loops over jobs of one result, with a look at Ctrl-C now and then; the first has the most positions."""
-        cdef Py_ssize_t done = 0, slab, i, count = len(arrays)
-        cdef int failed = 0
+        cdef Py_ssize_t i, count = len(arrays)
         cdef double work = 1
         cdef cnp.ndarray array
         lay_out(job, threads)
@@ -821,15 +818,6 @@ cdef class Depth:
                 measure_panel(&job[i])
             work += <double>job.lines * job.segment * job.rows * job[i].images * job[i].image_taps * job.members
         work *= job.slice if job.weights else 1
-        slab = <Py_ssize_t>max(<double>threads, min(<double>job.units, SLAB_SECONDS * self.rate * threads / work))
-        while done < job.units and not failed:
-            with nogil:
-                failed = run_units(
-                    job, done, min(job.units, done + slab), 1, threads, scratch_new,
-                    run_slice if job.weights else run_unit,
-                )
-            done += slab
-            PyErr_CheckSignals()
-        if failed:
-            raise MemoryError("no scratch memory for the kernel")
-        return 0
+        return run_slabs(
+            job, job.units, work / self.rate, 1, threads, scratch_new, run_slice if job.weights else run_unit
+        )

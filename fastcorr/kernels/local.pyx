@@ -28,13 +28,12 @@ CALLER MUST give a result that is aligned, native and does not overlap the opera
             reads. Where w is of this build's type and its taps lie side by side it is read in place.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memcpy
 cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, extend, format_of, gather, load, real_type, store, transpose
 from .panel cimport kernel_step
-from .team cimport run_units, take_block
+from .team cimport SLAB_SECONDS, run_slabs, take_block
 from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, real, tile, tile_apart
 
 cnp.import_array()
@@ -52,7 +51,6 @@ cdef enum:
 cdef Py_ssize_t PANEL_BYTES = 512 << 10
 cdef Py_ssize_t SUMS_BYTES = 2 << 20
 cdef Py_ssize_t Y_BYTES = 128 << 10
-cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
 
 
 cdef struct Axis:
@@ -900,19 +898,9 @@ cdef class Local:
 
     cdef int run_job(self, Job* job, int threads) except -1:
         """The loops, with a look at Ctrl-C now and then."""
-        cdef Py_ssize_t done = 0, slab
         cdef double work = <double>job.batch * job.groups * job.rows * job.channels * job.kernel
-        cdef int failed = 0, i
+        cdef int i
         lay_out(job, threads, 4 * SLAB_SECONDS * self.rate)
         for i in range(job.naxes):
             work *= job.axis[i].m
-        work /= job.units
-        slab = <Py_ssize_t>max(<double>threads, min(<double>job.units, SLAB_SECONDS * self.rate * threads / work))
-        while done < job.units and not failed:
-            with nogil:
-                failed = run_units(job, done, min(job.units, done + slab), 1, threads, scratch_new, run_unit)
-            done += slab
-            PyErr_CheckSignals()
-        if failed:
-            raise MemoryError("no scratch memory for the kernel")
-        return 0
+        return run_slabs(job, job.units, work / (job.units * self.rate), 1, threads, scratch_new, run_unit)

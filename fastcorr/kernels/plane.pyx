@@ -25,7 +25,6 @@ CALLER MUST give x and y canonical (batch axes, then kernel axes), k as C-contig
 """
 
 cimport cython
-from cpython.exc cimport PyErr_CheckSignals
 from cpython.pyport cimport PY_SSIZE_T_MIN
 from libc.stdlib cimport free, malloc
 cimport numpy as cnp
@@ -35,7 +34,7 @@ import numpy as np
 from .line cimport (
     CONSTANT, INT32, UINT32, UINT64, Format, extend, format_of, gather, load, real_type, store, store_pairs,
 )
-from .team cimport run_units, scratch_free, take_block
+from .team cimport run_slabs, take_block
 from .tile cimport (
     LANES, MAX_ACC, MAX_ROWS, SWEEP_ROWS, SWEEP_VECTORS, ceil_div, real, stream_fence, sums_carry, sweep, sweep_rows,
     tile,
@@ -46,7 +45,6 @@ cnp.import_array()
 cdef enum:
     MAX_AXES = 64       # numpy's limit
     CHAIN = 32          # taps summed one after the other; the error bound of NUMERICS rests on it
-    SMALL = 16 << 10    # bytes of scratch on the stack of a small call
     MAX_TAPS = 4096     # of one sweep: their addresses, and as many lines of two vectors, fit the L2 cache
 
 # Bytes per thread, each with room for the other in a 32 kB L1 or a 512 kB L2; the optima are flat within a factor 2.
@@ -58,7 +56,6 @@ cdef Py_ssize_t LINES_BYTES = 128 << 10    # of gathered lines kept at hand
 cdef Py_ssize_t WINDOW_BYTES = 256 << 10   # of gathered lines kept for the next position along another axis
 cdef Py_ssize_t GATHER_BYTES = 2 << 10     # narrower images are gathered whole: cheaper than three segments
 cdef Py_ssize_t STREAM_BYTES = 8 << 20     # larger results pass by the cache, which they would not stay in
-cdef double SLAB_SECONDS = 0.01            # between two looks at Ctrl-C
 cdef double UNIT_WORK = 8e6                # multiply-adds per unit, so that threads share evenly
 cdef double GRAB_WORK = 1e5                # a thread takes this much at a time
 
@@ -144,13 +141,22 @@ cdef inline Py_ssize_t class_start(const Job* job, Py_ssize_t phase) noexcept no
     return phase * job.class_size + min(phase, job.larger_classes)
 
 
+cdef inline Py_ssize_t packed_groups(const Job* job, Py_ssize_t rows) noexcept nogil:
+    """The weights of a tap lie side by side for `rows` sums, and those of one group of them follow each other.
+
+    A sweep takes all at once. Else what is beside a group would only be carried along, a cache line per tap.
+    """
+    return 1 if job.sweep else ceil_div(rows, MAX_ROWS)
+
+
 cdef inline Py_ssize_t largest_group(Py_ssize_t rows) noexcept nogil:
     """Rows are shared out evenly over as few groups as MAX_ROWS allows."""
     return ceil_div(rows, ceil_div(rows, MAX_ROWS))
 
 
-cdef Scratch* scratch_new(const Job* job, char* at_hand) noexcept nogil:
-    """What one thread needs, in the SMALL bytes `at_hand` (or NULL) or in its own block; NULL when memory is short."""
+cdef void* scratch_new(const void* given) noexcept nogil:
+    """What one thread needs; NULL when memory is short."""
+    cdef const Job* job = <const Job*>given
     cdef Py_ssize_t parts = job.parts_out
     cdef Py_ssize_t ring = job.slots * job.slot
     cdef Py_ssize_t gathered = job.keep * job.length
@@ -161,14 +167,10 @@ cdef Scratch* scratch_new(const Job* job, char* at_hand) noexcept nogil:
     cdef Py_ssize_t reals = (ring + gathered + filled) * <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t size = head + reals + 2 * job.lines * <Py_ssize_t>sizeof(Py_ssize_t) \
         + (job.keep + 2 * pointers + rows * (job.taps + 1)) * <Py_ssize_t>sizeof(real*)
-    cdef void* raw = NULL
-    cdef char* p = at_hand
-    if at_hand == NULL or size + 64 > SMALL:
-        raw = take_block(size + 64)
-        if raw == NULL:
-            return NULL
-        p = <char*>raw
-    p = <char*>((<size_t>p + 63) // 64 * 64)  # by hand: C11's aligned_alloc is missing on Windows
+    cdef void* raw = take_block(size + 64)
+    if raw == NULL:
+        return NULL
+    cdef char* p = <char*>((<size_t>raw + 63) // 64 * 64)  # by hand: C11's aligned_alloc is missing on Windows
     cdef Scratch* s = <Scratch*>p
     s.block = raw
     s.ring = <real*>(p + head)
@@ -382,7 +384,7 @@ cdef void run_block(
     # Whole panels first; `shift` is where the last one starts, `at` where its sums wait.
     cdef Py_ssize_t panels = max(1, seg.width // width), shift = max(0, seg.width - width), at = panels * width
     cdef bint whole = job.direct and seg.width >= width
-    cdef Py_ssize_t u, top, cls, out, first, last, rows, groups, group, g0, g1, lo, hi, j, r, o, i, slot, t0, t1
+    cdef Py_ssize_t u, top, cls, out, first, last, rows, groups, group, g0, g1, lo, hi, j, r, o, i, slot, t0, t1, step
     cdef char* yrow
     cdef real* sums
     cdef const real* weights
@@ -425,29 +427,35 @@ cdef void run_block(
             t0 = t1
             t1 = min(job.taps, t0 + job.chain)
             point_taps(job, seg, x, residue, u, t0, t1, s, tap)
-            g1 = 0
-            for group in range(groups):
+            # From the group of the first active row on.
+            group = ((first * parts + 1) * groups - 1) // rows
+            g1 = rows * group // groups
+            while g1 < last * parts:
+                group += 1
                 g0 = g1
-                g1 = rows if group == groups - 1 else rows * (group + 1) // groups
+                g1 = rows * group // groups
                 lo = max(g0, first * parts)
                 hi = min(g1, last * parts)
-                if lo >= hi:
-                    continue
                 n = <int>(hi - lo)
                 for r in range(n):
                     i = lo - first * parts + r
                     # Kernel row 0 opens the sum.
                     src[r] = NULL if t0 == 0 and cls == 0 and lo + r >= rows - parts else s.sum[i]
                     dst[r] = s.result[i] if t1 == job.taps else s.sum[i]
-                weights = w + class_start(job, cls) * parts * job.taps + t0 * rows + lo
-                tile(n, seg.vectors, panels, t1 - t0, tap, 0, weights, src, dst, rows, job.carry)
+                weights = w + class_start(job, cls) * parts * job.taps + lo
+                step = rows
+                if packed_groups(job, rows) > 1:
+                    weights += g0 * (job.taps - 1)
+                    step = g1 - g0
+                weights += t0 * step
+                tile(n, seg.vectors, panels, t1 - t0, tap, 0, weights, src, dst, step, job.carry)
                 if panels < seg.panels:
                     # The last panel is moved back to end with the segment; its sums have a place of their own.
                     for r in range(n):
                         if src[r] != NULL:
                             src[r] += at
                         dst[r] += at if dst[r] == s.sum[lo - first * parts + r] else shift
-                    tile(n, seg.vectors, 1, t1 - t0, tap, shift, weights, src, dst, rows, job.carry)
+                    tile(n, seg.vectors, 1, t1 - t0, tap, shift, weights, src, dst, step, job.carry)
         if yrow != NULL and not whole:
             store_row(job, seg, s.sum[0], yrow, panels, shift)
 
@@ -515,26 +523,6 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
             stream_fence()
         return
     run_block(job, &seg, x, y, job.w + kernel * job.kernel_size, residue, begin, end, s)
-
-
-cdef void* own_scratch(const void* job) noexcept nogil:
-    return scratch_new(<const Job*>job, NULL)
-
-
-cdef int run_all(const Job* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t grab, int threads) noexcept nogil:
-    """Units `begin` to `end`; -1 when scratch cannot be had. One thread with little to keep needs no malloc."""
-    cdef Py_ssize_t unit
-    cdef char at_hand[SMALL]
-    cdef Scratch* s
-    if threads > 1:
-        return run_units(job, begin, end, grab, threads, own_scratch, run_unit)
-    s = scratch_new(job, at_hand)
-    if s == NULL:
-        return -1
-    for unit in range(begin, end):
-        run_unit(job, unit, s)
-    scratch_free(s)
-    return 0
 
 
 cdef Axis axis_of(Py_ssize_t n, Py_ssize_t m, Py_ssize_t k, Py_ssize_t s, Py_ssize_t d, Py_ssize_t lo, int rule):
@@ -669,11 +657,11 @@ cdef class Plane:
             job.sweep = 0
 
     cdef int write_packed(self, const char* k, const Format* f, real* to) except -1 nogil:
-        """Kernel samples as the tile reads them: [kernel][class][tap][row], last kernel row first."""
+        """Kernel samples as the tile reads them: [kernel][class][group][tap][row], last kernel row first."""
         cdef const Job* job = &self.job
         cdef Py_ssize_t count = self.kernels * self.taps_per_kernel
         cdef real* value = <real*>malloc(count * self.k_parts * sizeof(real))
-        cdef Py_ssize_t part, kernel, cls, rows, r, t, line, rest, b, at, a, c, o, i
+        cdef Py_ssize_t part, kernel, cls, rows, groups, group, r, t, line, rest, b, at, a, c, o, i
         cdef real v
         if value == NULL:
             with gil:
@@ -682,21 +670,23 @@ cdef class Plane:
             load(f, k + part * f.size, value + part * count, count, self.k_parts * f.size)
         for kernel in range(self.kernels):
             for cls in range(min(job.phase, job.row.k)):
-                rows = class_rows(job, cls)
-                for t in range(job.taps):
-                    line = t // job.lane.k
-                    b = t % job.lane.k
-                    c = line // job.part_lines
-                    rest = line % job.part_lines
-                    at = b * self.lane_tap + kernel * self.taps_per_kernel
-                    for i in range(job.nother - 1, -1, -1):
-                        at += rest % self.other[i].k * self.other_tap[i]
-                        rest //= self.other[i].k
-                    for r in range(rows - 1, -1, -1):
-                        a = at + (cls + job.phase * r) * self.row_tap
-                        if self.flip:
-                            a = (2 * kernel + 1) * self.taps_per_kernel - 1 - a
-                        for o in range(job.parts_out):
+                rows = class_rows(job, cls) * job.parts_out
+                groups = packed_groups(job, rows)
+                for group in range(groups):
+                    for t in range(job.taps):
+                        line = t // job.lane.k
+                        b = t % job.lane.k
+                        c = line // job.part_lines
+                        rest = line % job.part_lines
+                        at = b * self.lane_tap + kernel * self.taps_per_kernel
+                        for i in range(job.nother - 1, -1, -1):
+                            at += rest % self.other[i].k * self.other_tap[i]
+                            rest //= self.other[i].k
+                        for r in range(rows * group // groups, rows * (group + 1) // groups):
+                            o = r % job.parts_out
+                            a = at + (cls + job.phase * ((rows - 1 - r) // job.parts_out)) * self.row_tap
+                            if self.flip:
+                                a = (2 * kernel + 1) * self.taps_per_kernel - 1 - a
                             # (xr + i xi)(kr + i ki): a part times itself, or crosswise with the imaginary one.
                             v = value[a] if o == c else value[count + a]
                             if o != c and (o == 0) != self.conj:
@@ -727,9 +717,9 @@ cdef class Plane:
         cdef Format f
         cdef real small[256]
         cdef real* w = NULL
-        cdef Py_ssize_t done = 0, slab, grab
+        cdef Py_ssize_t grab
         cdef double work
-        cdef int i, failed = 0
+        cdef int i
         if cnp.PyArray_SIZE(y) == 0:
             return
         job.batch, job.other = batch, other
@@ -761,19 +751,12 @@ cdef class Plane:
             f = format_of(k)
             self.write_packed(<const char*>cnp.PyArray_DATA(k), &f, w)
             job.w = w
-        slab = <Py_ssize_t>max(1., min(<double>job.units, SLAB_SECONDS * self.rate * threads / work))
-        grab = <Py_ssize_t>max(1., min(<double>slab / (2 * threads), GRAB_WORK / work))
+        grab = <Py_ssize_t>max(1., min(<double>job.units / (2 * threads), GRAB_WORK / work))
         try:
-            while done < job.units and not failed:
-                with nogil:
-                    failed = run_all(&job, done, min(job.units, done + slab), grab, threads)
-                done += slab
-                PyErr_CheckSignals()
+            run_slabs(&job, job.units, work / self.rate, grab, threads, scratch_new, run_unit)
         finally:
             if w != small:
                 free(w)
-        if failed:
-            raise MemoryError("no scratch memory for the kernel")
 
 
 cdef void set_strides(
@@ -845,6 +828,7 @@ cdef double lay_out(Job* job, int threads, bint fresh) noexcept:
     need = RING_BYTES // (job.slots * job.parts_out * <Py_ssize_t>sizeof(real)) // LANES * LANES
     if job.sweep:
         need = SWEEP_BYTES // ((job.sweep + row.k - 1) * job.lines * <Py_ssize_t>sizeof(real)) // LANES * LANES
+    need = min(need, <Py_ssize_t>(4 * UNIT_WORK / job.kernel_size))
     job.segments = 0
     for i in range(job.regions):
         cut_region(&job.region[i], need)

@@ -24,7 +24,6 @@ CALLER MUST give x and y canonical, k as C-contiguous samples, real, without bat
             and does not overlap x or k.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport copysign, fabs, fmod, frexp, isfinite, ldexp
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
@@ -35,7 +34,7 @@ import numpy as np
 from .line cimport (
     INT32, UINT32, UINT64, Format, extend, format_of, gather, load, real_type, store,
 )
-from .team cimport run_units, take_block
+from .team cimport run_slabs, take_block
 from .tile cimport (
     LANES, MAX_ACC, _step, always_inline_void, ceil_div, local_vec, real, tile, vec, vec_load, vec_zero,
 )
@@ -55,7 +54,6 @@ cdef enum:
 
 cdef Py_ssize_t RING_BYTES = 192 << 10     # per thread, beside lines in a 512 kB L2 cache; not tuned
 cdef Py_ssize_t LEAST_STRIP = 64           # lanes: 768 kB for the tallest kernels (SEPARABLE_SPAN of tuning.py)
-cdef double SLAB_SECONDS = 0.01            # between two looks at Ctrl-C
 cdef double UNIT_WORK = 8e6                # multiply-adds per unit, so that threads share evenly
 
 
@@ -784,9 +782,8 @@ cdef class Separable:
         cdef const cnp.npy_intp* ys = cnp.PyArray_STRIDES(y)
         cdef const cnp.npy_intp* xn = cnp.PyArray_DIMS(x)
         cdef Format f
-        cdef Py_ssize_t done = 0, slab
         cdef double work
-        cdef int i, failed = 0
+        cdef int i
         if cnp.PyArray_SIZE(y) == 0:
             return
         job.batch, job.other = batch, other
@@ -806,14 +803,7 @@ cdef class Separable:
         job.w = <const real*>cnp.PyArray_DATA(weights)
         job.terms = cnp.PyArray_SIZE(weights) // job.weights
         work = lay_out(&job, threads)
-        slab = <Py_ssize_t>max(1., min(<double>job.units, SLAB_SECONDS * self.rate * threads / work))
-        while done < job.units and not failed:
-            with nogil:
-                failed = run_units(&job, done, min(job.units, done + slab), 1, threads, scratch_new, run_unit)
-            done += slab
-            PyErr_CheckSignals()
-        if failed:
-            raise MemoryError("no scratch memory for the kernel")
+        run_slabs(&job, job.units, work / self.rate, 1, threads, scratch_new, run_unit)
 
 
 cdef void set_strides(

@@ -1,6 +1,14 @@
 """Units of work shared among threads, each with scratch of its own."""
 
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.time cimport monotonic
 from cython.parallel cimport parallel, prange
+
+cdef extern from *:
+    """
+    #define SLAB_SECONDS 0.01
+    """
+    const double SLAB_SECONDS  # between two looks at Ctrl-C
 
 cdef extern from "keep.h":
     void* take_block(size_t bytes) noexcept nogil
@@ -45,3 +53,34 @@ cdef inline int run_units(
                 run_unit(job, unit, s)
         scratch_free(s)
     return failed
+
+
+cdef inline int run_slabs(
+    const void* job, Py_ssize_t units, double seconds, Py_ssize_t grab, int threads, new_scratch scratch_new,
+    run_one run_unit,
+) except -1:
+    """All `units` of `job`, `grab` at a time, with a look at Ctrl-C now and then.
+
+    One unit is thought to take a thread so many `seconds`. Where that says that there will be a second slab, the first
+    is a small one, and its time tells more: an estimate for long sums says little of a kernel that gathers.
+    """
+    cdef double slab = SLAB_SECONDS * threads / seconds, begin, end
+    cdef Py_ssize_t done = 0, to
+    cdef int failed
+    if slab < units:
+        slab /= 8
+    begin = monotonic()
+    while True:
+        slab = max(slab, threads)
+        to = units if units - done <= slab else done + <Py_ssize_t>slab
+        with nogil:
+            failed = run_units(job, done, to, grab, threads, scratch_new, run_unit)
+        if failed:
+            raise MemoryError("no scratch memory for the kernel")
+        PyErr_CheckSignals()
+        if to == units:
+            return 0
+        done = to
+        end = monotonic()
+        slab *= min(4, SLAB_SECONDS / max(end - begin, 1e-9))
+        begin = end

@@ -35,7 +35,6 @@ NUMERICS    Chunks of at most CHUNK taps, or MOST_TILES tiles, of a patch are su
 CALLER MUST give a w that is aligned, native and does not overlap g or X; those may be anything `line.load` reads.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 cimport numpy as cnp
@@ -43,7 +42,7 @@ cimport numpy as cnp
 import numpy as np
 
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, load, real_type, store
-from .team cimport run_units, take_block
+from .team cimport run_slabs, take_block
 from .tile cimport (
     CHUNK, LANES, MAX_ACC, MAX_ROWS, always_inline_void, ceil_div, eager_void, local_vec, real, tile_apart,
     tile_vectors, turn, vec, vec_even, vec_load, vec_odd,
@@ -72,7 +71,6 @@ cdef Py_ssize_t MOST_ROWS = 256
 cdef Py_ssize_t MOST_TAPS = 1024      # of a patch
 cdef Py_ssize_t MOST_TILES = 64       # by points: of 2 x 2 outputs, transformed at a time
 cdef Py_ssize_t POINT_CHANNELS = 64, POINT_ROWS = 512 // sizeof(real)    # of a block
-cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
 
 
 cdef struct Axis:
@@ -845,8 +843,8 @@ cdef class Weights:
 
     cdef int run_job(self, Job* job, int threads) except -1:
         """The loops, with a look at Ctrl-C now and then."""
-        cdef Py_ssize_t done = 0, slab, size = 1
-        cdef int failed = 0, i
+        cdef Py_ssize_t size = 1
+        cdef int i
         cdef double work
         lay_out(job, threads)
         job.partial = NULL
@@ -859,22 +857,14 @@ cdef class Weights:
                 raise MemoryError()
         work = <double>job.row_block * job.width * job.parts * job.a_block
         work *= job.slice * job.patch_places * job.patch_lines * job.patch_width
-        slab = <Py_ssize_t>max(<double>threads, min(<double>job.units, SLAB_SECONDS * self.rate * threads / work))
         try:
             for job.turn in range(job.rounds):
-                done = 0
-                while done < job.units and not failed:
-                    with nogil:
-                        failed = run_units(job, done, min(job.units, done + slab), 1, threads, scratch_new, run_unit)
-                    done += slab
-                    PyErr_CheckSignals()
-            if job.partial != NULL and not failed:
+                run_slabs(job, job.units, work / self.rate, 1, threads, scratch_new, run_unit)
+            if job.partial != NULL:
                 with nogil:
                     add_slices(job)
         finally:
             free(job.partial)
-        if failed:
-            raise MemoryError("no scratch memory for the kernel")
         return 0
 
 

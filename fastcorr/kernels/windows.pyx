@@ -29,7 +29,6 @@ CALLER MUST give a y that is aligned, native and does not overlap x; for the bui
             and samples, `fill` among them, whose squares in a window add up to less than 2**31.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.float cimport DBL_MAX
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t
@@ -39,7 +38,7 @@ cimport numpy as cnp
 import numpy as np
 
 from .line cimport CONSTANT, FLOAT32, Format, extend, format_of, gather, load, store
-from .team cimport run_units, take_block
+from .team cimport run_slabs, take_block
 from .tile cimport LANES, always_inline_void, ceil_div, eager_void, real, vec, vec_load, vec_zero
 
 cnp.import_array()
@@ -52,7 +51,6 @@ cdef enum:
 # are alike within 5 % (1024 x 1024 on a Zen 3 core with 512 kB of L2, 2026-11).
 cdef Py_ssize_t PANEL_BYTES = 1 << 20
 cdef double SAMPLE = 4e-9               # seconds a sample of the panel takes, for how often Ctrl-C is looked at
-cdef double SLAB_SECONDS = 0.01
 
 
 cdef struct Axis:
@@ -568,9 +566,9 @@ cdef class Windows:
         """
         cdef Job job = self.job
         cdef cnp.ndarray doubted = np.zeros(job.units, np.uint8), units
-        cdef Py_ssize_t done = 0, slab, items = job.units
+        cdef Py_ssize_t items = job.units
         cdef double work
-        cdef int i, failed = 0
+        cdef int i
         if cnp.PyArray_SIZE(y) == 0:
             return doubted[:0]
         doubt = np.ascontiguousarray(job.count * doubt * doubt)
@@ -590,12 +588,5 @@ cdef class Windows:
             if cnp.PyArray_DIM(x, self.batch_axis[i]) > 1:
                 job.batch[i].x = cnp.PyArray_STRIDE(x, self.batch_axis[i])
         work = SAMPLE * job.lines * job.pitch
-        slab = <Py_ssize_t>max(<double>threads, min(<double>items, SLAB_SECONDS * threads / work))
-        while done < items and not failed:
-            with nogil:
-                failed = run_units(&job, done, min(items, done + slab), 1, threads, scratch_new, run_unit)
-            done += slab
-            PyErr_CheckSignals()
-        if failed:
-            raise MemoryError("no scratch memory for the windows")
+        run_slabs(&job, items, work, 1, threads, scratch_new, run_unit)
         return np.flatnonzero(doubted)

@@ -30,7 +30,6 @@ NUMERICS    B', G and A' multiply by 1 and 1/2 only: whole numbers stay exact wh
 CALLER MUST give w C-contiguous in the build's own type, and a y that is aligned, native and does not overlap x or w.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 cimport numpy as cnp
@@ -39,7 +38,7 @@ import numpy as np
 
 from .line cimport Format, all_finite, copy_line, extend, format_of, gather, real_type, store, transpose
 from .panel cimport Axis, find_place, image_start
-from .team cimport run_units, take_block
+from .team cimport run_slabs, run_units, take_block
 from .tile cimport (
     CHUNK, LANES, MAX_ROWS, always_inline_void, ceil_div, local_vec, most_rows, most_vectors, real, tile, tile_vectors,
     vec, vec_load, vec_even, vec_lower, vec_odd, vec_upper,
@@ -64,7 +63,6 @@ cdef Py_ssize_t POINT_BYTES = 24 << 10     # samples of one point of a block: in
 cdef Py_ssize_t SUMS_BYTES = 128 << 10
 cdef Py_ssize_t MOST_LANES = 48
 cdef Py_ssize_t U_BYTES = 8 << 20          # of all threads: what is larger comes from the system anew in each call
-cdef double SLAB_SECONDS = 0.01            # between two looks at Ctrl-C
 
 
 cdef struct Job:
@@ -587,22 +585,16 @@ cdef class Winograd:
 
     cdef int run_job(self, Job* job, int threads) except -1:
         """The loops, with a look at Ctrl-C now and then."""
-        cdef Py_ssize_t done, slab, units = job.groups * job.blocks * job.row_blocks
+        cdef Py_ssize_t units = job.groups * job.blocks * job.row_blocks
         cdef int failed = 0
         cdef double work = <double>job.row_block * job.features * job.block * job.images * POINTS
-        slab = <Py_ssize_t>max(<double>threads, min(<double>units, SLAB_SECONDS * self.rate * threads / work))
         job.first = 0
         while job.first < job.feature_blocks:
             if job.u != NULL:
                 with nogil:
                     failed = run_units(job, 0, job.groups * job.slab, 1, threads, scratch_new, run_kernels)
-            done = 0
-            while done < units and not failed:
-                PyErr_CheckSignals()
-                with nogil:
-                    failed = run_units(job, done, min(units, done + slab), 1, threads, scratch_new, run_unit)
-                done += slab
             if failed:
                 raise MemoryError("no scratch memory for the kernel")
+            run_slabs(job, units, work / self.rate, 1, threads, scratch_new, run_unit)
             job.first += job.slab
         return 0
