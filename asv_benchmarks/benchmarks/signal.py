@@ -3,7 +3,7 @@
 On one thread: asv compares commits, and two threads on a shared machine are not steady enough for that.
 """
 
-from .common import workloads
+from .correlate_workloads import workloads
 from .timed import Timed, named
 
 
