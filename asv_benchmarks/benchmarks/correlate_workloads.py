@@ -39,11 +39,6 @@ class Workload(Checked):
         return tuple(n + sign * (m - 1) for n, m in zip(self.x, self.k, strict=True))
 
     @property
-    def looks(self):
-        """Fewer where a window is so large that many take longer than the work."""
-        return max(8, min(500, 5_000_000 // prod(self.k)))
-
-    @property
     def flops(self):
         """Multiplications and additions of the definition; a complex tap has eight."""
         return (8 if self.dtype.startswith("complex") else 2) * prod(self.shape) * prod(self.k)

@@ -5,10 +5,12 @@ methods with fewer products come out above the FMA peak.
 """
 
 from functools import partial
+from math import prod
 from timeit import Timer
 
 import numpy as np
 
+import fastcorr
 from fastcorr import isa, layer_methods, planner, template
 from fastcorr.contraction import layer
 from fastcorr.kernels import KERNELS
@@ -33,6 +35,10 @@ class Local(Layer):
     def shapes(self):
         return {"x": self.x, "w": self.w, "y": (self.x[0], self.w[2], *self.w[:2])}
 
+    @property
+    def flops(self):
+        return 2 * prod(self.shape) * prod(self.w[3:])
+
     def expected(self):
         windows = np.lib.stride_tricks.sliding_window_view(self.array("x"), self.w[4:], (2, 3))
         exact = np.einsum("ncijkl,ijockl->noij", windows, self.array("w"), dtype=np.float64)
@@ -42,14 +48,14 @@ class Local(Layer):
 def correlation(work, level, method):
     x, k = work.arrays()
     plan = planner.resolve("correlate", x, k, level=level, method=method)
-    return partial(plan.run, x, k, threads=1), plan.problem.flops
+    return partial(plan.run, x, k, threads=1)
 
 
 def search(work, level):
     """All of match_template, whose level is that of the process: its products are of another kernel."""
     if level != isa.LEVEL:
         raise NotImplementedError
-    return partial(template.match_template, *work.arrays()), work.flops
+    return partial(template.match_template, *work.arrays())
 
 
 def contraction(work, level, method="direct"):
@@ -57,7 +63,7 @@ def contraction(work, level, method="direct"):
     form, _ = layer(work.x, work.w, None, np.dtype(work.dtype), **options)
     form = form.siblings[work.result]
     operands = (work.array(name).reshape(form.shapes[name]) for name in form.operands)
-    return partial(layer_methods.contract, form, *operands, method, level=level, count=1), form.flops
+    return partial(layer_methods.contract, form, *operands, method, level=level, count=1)
 
 
 # What makes the call, the workload of a dtype, the method.
@@ -81,10 +87,11 @@ class Rate:
     unit = "GFLOP/s"
 
     def setup(self, kernel, level):
+        fastcorr.set_num_threads(1)
         family, dtype = kernel.split()
         prepare, work, *method = WORK[family]
         work = work(dtype=dtype)
-        self.call, self.flops = prepare(work, level, *method)
+        self.call, self.flops = prepare(work, level, *method), work.flops
         check(work, self.call().reshape(work.shape))
 
     def track_rate(self, kernel, level):

@@ -8,7 +8,7 @@ import fastcorr
 class Small:
     """Work that takes no time: the rest is the way to it.
 
-    `setup_cache`, not `setup`: with a setup asv times every call by itself, and the clock then counts more than the call.
+    `setup_cache`, not `setup`: with a setup asv times every call by itself, and the clock then takes part.
     """
 
     def setup_cache(self):

@@ -78,6 +78,8 @@ class AutoOverTheBestMethod:
 
 
 SHAPES = [((1000,), (5,)), ((512, 512), (9, 9)), ((512, 512), (31, 31)), ((64, 64, 64), (7, 7, 7))]
+# Here and not in a setup, with which asv would time every call by itself.
+ARRAYS = {shapes: [np.empty(shape, np.float32) for shape in shapes] for shapes in SHAPES}
 
 
 class Choose:
@@ -85,11 +87,9 @@ class Choose:
 
     params = (SHAPES,)
     param_names = ("shapes",)
-    # Here and not in a setup, with which asv would time every call by itself.
-    arrays = {shapes: [np.empty(shape, np.float32) for shape in shapes] for shapes in SHAPES}
 
     def time_resolve(self, shapes):
-        planner.resolve("correlate", *self.arrays[shapes])
+        planner.resolve("correlate", *ARRAYS[shapes])
 
 
 def describe(count=300, seed=0):

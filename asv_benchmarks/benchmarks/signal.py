@@ -9,7 +9,9 @@ from .timed import Timed, named
 
 class Correlate(Timed):
     works = named(
-        work for work in workloads() if work.flops < 2e9 and not work.out and work.group not in ("large", "template")
+        work
+        for work in workloads()
+        if work.flops < 2e9 and work.bytes < 1e8 and not work.out and work.group not in ("large", "template")
     )
     params = (list(works), (1,))
 

@@ -21,7 +21,7 @@ def check(work, result):
 
 @lru_cache(1)  # asv repeats the setup before every sample
 def checked(work, threads):
-    """The call of a workload, made once: its result is right, and even one sample (--quick) is not of the first call."""
+    """The call of a workload, made once: its result is right, and no sample, even of --quick, is of the first call."""
     fastcorr.set_num_threads(threads)
     call = partial(getattr(fastcorr, work.function), *work.arrays(), **work.options)
     check(work, call())
