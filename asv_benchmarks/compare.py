@@ -27,7 +27,7 @@ import pictures
 import quiet
 import report
 import roof
-from benchmarks.common import workloads
+from benchmarks.correlate_workloads import workloads
 from benchmarks.layer_workloads import layers
 from peers import LARGE, PEERS, SERIAL, able
 from tqdm import tqdm

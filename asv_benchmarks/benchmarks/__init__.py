@@ -1,1 +1,1 @@
-"""asv benchmarks of fastcorr. `common` names the workloads; ../compare.py runs the same ones beside other libraries."""
+"""asv benchmarks of fastcorr. What they time is named in `*_workloads`, for ../compare.py as well."""

@@ -5,56 +5,79 @@ methods with fewer products come out above the FMA peak.
 """
 
 from functools import partial
+from math import prod
 from timeit import Timer
 
 import numpy as np
 
+import fastcorr
 from fastcorr import isa, layer_methods, planner, template
 from fastcorr.contraction import layer
 from fastcorr.kernels import KERNELS
 
-from .common import noise
+from .correlate_workloads import Search, Workload
+from .layer_workloads import Layer, square
+from .timed import check
 
 
-def signal(dtype, level, x, k, method):
-    x, k = noise(x, dtype), noise(k, dtype)
-    plan = planner.resolve("correlate", x, k, level=level, method=method)
-    return partial(plan.run, x, k, threads=1), plan.problem.flops
-
-
-def product(dtype, level):
+class Product(Workload):
     """A kernel that is a product of one per axis."""
-    x, k = noise((256, 256), dtype), np.outer(noise((15,), dtype), noise((15,), dtype))
-    plan = planner.resolve("correlate", x, k, level=level, method="separable")
-    return partial(plan.run, x, k, threads=1), plan.problem.flops
+
+    def arrays(self):
+        x, k = super().arrays()
+        return x, np.outer(k[0], k[:, 0])
 
 
-def contraction(dtype, level, x, w, result="y", method="direct", local=False, **options):
-    form, _ = layer(x, w, None, np.dtype(dtype), local=local, **options)
-    form = form.siblings[result]
-    a, b = (noise(form.shapes[name], dtype) for name in form.operands)
-    return partial(layer_methods.contract, form, a, b, method, level=level, count=1), form.flops
+class Local(Layer):
+    """A layer with weights of their own in every place."""
+
+    @property
+    def shapes(self):
+        return {"x": self.x, "w": self.w, "y": (self.x[0], self.w[2], *self.w[:2])}
+
+    @property
+    def flops(self):
+        return 2 * prod(self.shape) * prod(self.w[3:])
+
+    def expected(self):
+        windows = np.lib.stride_tricks.sliding_window_view(self.array("x"), self.w[4:], (2, 3))
+        exact = np.einsum("ncijkl,ijockl->noij", windows, self.array("w"), dtype=np.float64)
+        return exact[self.places()], np.abs(exact).max(keepdims=True).ravel()
 
 
-def windows(dtype, level):
+def correlation(work, level, method):
+    x, k = work.arrays()
+    plan = planner.resolve("correlate", x, k, level=level, method=method)
+    return partial(plan.run, x, k, threads=1)
+
+
+def search(work, level):
     """All of match_template, whose level is that of the process: its products are of another kernel."""
     if level != isa.LEVEL:
         raise NotImplementedError
-    x, t = noise((256, 256), dtype), noise((16, 16), dtype)
-    return partial(template.match_template, x, t), 2 * 241 * 241 * 16 * 16
+    return partial(template.match_template, *work.arrays())
 
 
+def contraction(work, level, method="direct"):
+    options = {"local": True} if isinstance(work, Local) else {"padding": work.padding, "groups": work.groups}
+    form, _ = layer(work.x, work.w, None, np.dtype(work.dtype), **options)
+    form = form.siblings[work.result]
+    operands = (work.array(name).reshape(form.shapes[name]) for name in form.operands)
+    return partial(layer_methods.contract, form, *operands, method, level=level, count=1)
+
+
+# What makes the call, the workload of a dtype, the method.
 WORK = {
-    "plane": partial(signal, x=(256, 256), k=(9, 9), method="direct"),
-    "spectrum": partial(signal, x=(512, 512), k=(31, 31), method="fft"),
-    "separable": product,
-    "windows": windows,
-    "dense": partial(contraction, x=(1, 32, 28, 28), w=(32, 32, 3, 3), padding=1),
-    "weights": partial(contraction, x=(1, 32, 28, 28), w=(32, 32, 3, 3), padding=1, result="w"),
-    "depth": partial(contraction, x=(1, 64, 28, 28), w=(64, 1, 3, 3), padding=1, groups=64),
-    "local": partial(contraction, x=(16, 8, 10, 10), w=(8, 8, 8, 8, 3, 3), local=True),
-    "winograd": partial(contraction, x=(1, 64, 28, 28), w=(64, 64, 3, 3), padding=1, method="winograd"),
-    "frequency": partial(contraction, x=(1, 4, 128, 128), w=(4, 4, 21, 21), method="fft"),
+    "plane": (correlation, partial(Workload, "kernel", (256, 256), (9, 9)), "direct"),
+    "spectrum": (correlation, partial(Workload, "kernel", (512, 512), (31, 31)), "fft"),
+    "separable": (correlation, partial(Product, "kernel", (256, 256), (15, 15)), "separable"),
+    "windows": (search, lambda dtype: Search("kernel", (256, 256), (16, 16), "float64", data=dtype)),
+    "dense": (contraction, partial(Layer, "kernel", **square(1, 32, 28, 32, 3))),
+    "weights": (contraction, partial(Layer, "kernel", **square(1, 32, 28, 32, 3), call="gw")),
+    "depth": (contraction, partial(Layer, "kernel", **square(1, 64, 28, 64, 3, 64))),
+    "local": (contraction, partial(Local, "kernel", (16, 8, 10, 10), (8, 8, 8, 8, 3, 3))),
+    "winograd": (contraction, partial(Layer, "kernel", **square(1, 64, 28, 64, 3)), "winograd"),
+    "frequency": (contraction, partial(Layer, "kernel", **square(1, 4, 128, 4, 21)), "fft"),
 }
 
 
@@ -64,10 +87,12 @@ class Rate:
     unit = "GFLOP/s"
 
     def setup(self, kernel, level):
+        fastcorr.set_num_threads(1)
         family, dtype = kernel.split()
-        self.call, self.flops = WORK[family](dtype, level)
-        self.call()
+        prepare, work, *method = WORK[family]
+        work = work(dtype=dtype)
+        self.call, self.flops = prepare(work, level, *method), work.flops
+        check(work, self.call().reshape(work.shape))
 
     def track_rate(self, kernel, level):
-        seconds = min(Timer(self.call).repeat(15, 1))
-        return self.flops / seconds / 1e9
+        return self.flops / min(Timer(self.call).repeat(15, 1)) / 1e9

@@ -1,6 +1,6 @@
 """Times of large kernels, which `auto` computes by Fourier transform, and of searches."""
 
-from .common import workloads
+from .correlate_workloads import workloads
 from .timed import Timed, named
 
 

@@ -1,4 +1,4 @@
-"""The workloads of layers and their gradients, each named once, as common.py names those of one kernel on one array."""
+"""The workloads of layers and their gradients, each named once, as correlate_workloads.py names those of one kernel."""
 
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -35,7 +35,6 @@ class Layer(Checked):
     groups: int = 1
     dtype: str = "float32"
     quick: bool = field(default=False, compare=False)
-    looks = 200
     out = False
 
     @property
