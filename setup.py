@@ -35,7 +35,8 @@ OPTIONS = {
 # docstrings, which `Options` knows, 1 kB of each of 93 modules.
 BARE = {"binding": False, "auto_pickle": False}
 # -O3 without what it copies around the vector loops of tile.pxd and butterfly.pxd, a third of a module and of its
-# compiling; no slower in any of 28 calls. -fno-schedule-insns2 would save 2 % more and cost weight gradients 3 %. Loops over samples ask for their vectors themselves: `eager_void` in simd.h.
+# compiling; none of 28 calls is slower. -fno-schedule-insns2 would save 2 % more and make weight gradients 3 % slower.
+# Loops over samples ask for their vectors themselves: `eager_void` in simd.h.
 LEAN = [
     "-fno-asynchronous-unwind-tables",
     "-fvect-cost-model=very-cheap",
