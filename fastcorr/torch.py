@@ -4,6 +4,7 @@
       -> _call                   plain tensors go to _Face or straight to the core; what is traced, to fastcorr::face
            -> _run               the core on the tensors' memory
       <- _face_gradients         contractions of the gradient with the other tensor (contraction.py)
+           -> _vjp_at_once       the core's gradients, where nobody asks for theirs
            -> _contract          one of the three contractions, whose gradients are _contract again
 
 The three contractions of a trilinear form are closed under differentiation, so `_contract` is all that any derivative
@@ -22,9 +23,8 @@ The CPU computes, in as many threads as `fastcorr.set_num_threads` and `fastcorr
 
 from ast import literal_eval
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -439,30 +439,20 @@ def _literal(value: Any) -> Any:
 # --- backward ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Resolved:
-    """A call as a Contraction, and how its tensors are brought to the canonical shapes."""
-
-    form: contraction.Contraction
-    shape: tuple[int, ...]  # of the result
-    x_order: tuple[int, ...] | None = None  # of the axes of x and of the result in `form`, where they move
-    k_order: tuple[int, ...] | None = None
-    conj: bool = False  # k is conjugated before it is correlated
+@lru_cache(1024)
+def _resolve(face: str, shapes: Any, dtype: "torch.dtype", options: tuple[Any, ...]) -> gradients.Resolved:
+    """`shapes` of x, w and bias (or None), `dtype` of the result; `options` of a call that has been computed."""
+    described: Any = dict(zip(_OPTIONS[face], options, strict=True))
+    method = described.pop("method", "auto")
+    del described["dtype"]
+    call = gradients.resolve(face, shapes, _NUMPY[dtype], method, described)
+    serves_all = method in ("direct", "fft", "reference") and call.form.rank
+    return call if serves_all else call._replace(method="auto")
 
 
 @lru_cache(1024)
-def _resolve(face: str, shapes: Any, dtype: "torch.dtype", options: tuple[Any, ...]) -> _Resolved:
-    """`shapes` of x, w and bias (or None), `dtype` of the result; `options` of a call that has been computed."""
-    described: Any = dict(zip(_OPTIONS[face], options, strict=True))
-    described = {name: value for name, value in described.items() if name not in ("method", "dtype")}
-    x_shape, w_shape, bias_shape = shapes
-    if _KERNEL[face] == "w":
-        described |= nn.KINDS[face]
-        form, unbatched = contraction.layer(x_shape, w_shape, bias_shape, _NUMPY[dtype], **described)
-        return _Resolved(form, nn.result_shape(form, unbatched))
-    found = problem.signal(x_shape, w_shape, _NUMPY[dtype], flip=face == "convolve", **described)
-    form, order = gradients.as_contraction(found)
-    return _Resolved(form, found.out_shape, order, order if found.k_batched else None, found.conj)
+def _runners(face: str, shapes: Any, dtype: Any, options: Any, need: tuple[bool, bool]) -> gradients.Runners:
+    return gradients.runners(_resolve(face, shapes, dtype, options), need)
 
 
 def _known(shapes: Iterable[Any]) -> tuple[Any, ...]:
@@ -481,24 +471,40 @@ def _keep_face(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _face_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    face, shapes, dtype, options = ctx.call
-    shapes = _known(shapes)
-    call = _resolve(face, shapes, dtype, options)
-    form, method = call.form, options[-2]  # local_conv has none: there it is `flip`
-    if method not in ("direct", "fft", "reference") or not form.rank:  # what serves every derivative
-        method = "auto"
     x, w = ctx.saved_tensors
+    route = _route(g, g if x is None else x, w)
+    vjp = _vjp_at_once if route is PLAIN else _vjp_recorded
+    return None, *vjp(ctx, g, x, w), None, None
+
+
+def _vjp_at_once(ctx: Any, g: Tensor, x: Tensor | None, w: Tensor | None) -> list[Tensor | None]:
+    """Gradients of x, w and bias that nobody differentiates: the core's, without a tensor on the way."""
+    _, *need, need_bias = ctx.needs_input_grad[:4]
+    found = _runners(*ctx.call, tuple(need))
+    upstream = _array("g", g)
+    arrays = None if x is None else _array("x", x), None if w is None else _array("w", w)
+    gradients_of = *gradients.bilinear_vjp(found, upstream, *arrays), None
+    if need_bias:
+        gradients_of = *gradients_of[:2], gradients.bias_gradient(found.call.form, upstream, found.call.shapes[2])
+    return [
+        None if a is None else _cast(_from_numpy(a), dtype) for a, dtype in zip(gradients_of, ctx.dtypes, strict=True)
+    ]
+
+
+def _vjp_recorded(ctx: Any, g: Tensor, x: Tensor | None, w: Tensor | None) -> list[Tensor | None]:
+    """The same, made of contractions that have gradients themselves; that of bias may be rounded otherwise."""
+    face, shapes, *described = ctx.call
+    call = _resolve(face, _known(shapes), *described)
+    _, need_x, need_w, need_bias, *_ = ctx.needs_input_grad
+    form = call.form
     if call.conj and w is not None:
         w = w.conj()
     y_shape, x_shape, w_shape = (form.shapes[role] for role in (form.result, *form.operands))
-    operands = _to(g, call.x_order, y_shape), _to(x, call.x_order, x_shape), _to(w, call.k_order, w_shape)
-    _, need_x, need_w, need_bias, *_ = ctx.needs_input_grad
-    gx, gw = _bilinear(form, method, *operands, (need_x, need_w), ctx.dtypes)
-    gx, gw = _from(gx, call.x_order, shapes[0]), _from(gw, call.k_order, shapes[1])
-    if call.conj and gw is not None:
-        gw = gw.conj()
-    gbias = _cast(_bias_gradient(form, g, shapes[2]), ctx.dtypes[2]) if need_bias else None
-    return None, gx, gw, gbias, None, None
+    operands = _to(g, call.order, y_shape), _to(x, call.order, x_shape), _to(w, call.k_order, w_shape)
+    gx, gw = _bilinear(form, call.method, *operands, (need_x, need_w), ctx.dtypes)
+    gx, gw = _from(gx, call.order, call.shapes[0]), _from(gw, call.k_order, call.shapes[1])
+    gbias = _cast(_bias_gradient(form, g, call.shapes[2]), ctx.dtypes[2]) if need_bias else None
+    return [gx, gw.conj() if call.conj and gw is not None else gw, gbias]
 
 
 def _to(tensor: Tensor | None, order: Any, shape: tuple[int, ...]) -> Tensor | None:
@@ -519,7 +525,8 @@ def _from(gradient: Tensor | None, order: Any, shape: tuple[int, ...]) -> Tensor
 def _bias_gradient(form: contraction.Contraction, g: Tensor, shape: tuple[int, ...]) -> Tensor:
     if len(shape) > 1:
         return g.reshape(form.batch, *shape).sum(0)
-    return g.reshape(form.batch, *shape, prod(form.out_shape[3:])).sum((0, 2))
+    others = [axis for axis in range(g.ndim) if axis != g.ndim - form.rank - 1]
+    return g.sum(others) if others else g  # no axes would mean all of them
 
 
 def _bilinear(form: Any, method: str, g: Any, a: Any, b: Any, need: Any, dtypes: Any) -> list[Tensor | None]:
