@@ -257,7 +257,7 @@ def choose(form: Contraction, method: str, level: str) -> tuple[str, dict[str, A
         raise ValueError(f"method={method!r} is not one of 'auto', {', '.join(map(repr, names))}")
     auto = method == "auto"
     entries = form.batch if form.result != "w" else 1  # of a batch, which has no say
-    one = replace(form, batch=1) if entries != 1 else form
+    one = form.but(batch=1) if entries != 1 else form
     costs: dict[str, Any] = {
         m.name: m.refuse(form) or (auto and m.decline(form)) or m.cost(one, level) for m in LAYER_METHODS
     }

@@ -359,10 +359,13 @@ def _call(face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: Any, ou
 
 def _run(face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: Any, out: Any = None) -> Tensor:
     """The core on the memory of tensors. What of it cannot be an array is an error here."""
+    try:
+        a, b, c = x.numpy(force=True), w.numpy(force=True), None if bias is None else bias.numpy(force=True)
+    except TypeError:
+        a, b, c = _array("x", x), _array(_KERNEL[face], w), None if bias is None else _array("bias", bias)
     if face in nn.OPTIONS:
-        biased = None if bias is None else _array("bias", bias)
-        return _from_numpy(nn.forward(face, _array("x", x), _array("w", w), biased, out, options))
-    return _from_numpy(_call_core(face, _array("x", x), _array("k", w), out, options))
+        return _from_numpy(nn.forward(face, a, b, c, out, options))
+    return _from_numpy(_call_core(face, a, b, out, options))
 
 
 def _into(out: Tensor, route: int, face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: Any) -> Tensor:
@@ -462,10 +465,13 @@ def _known(shapes: Iterable[Any]) -> tuple[Any, ...]:
 
 def _keep_face(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """What the gradients need: one tensor is kept for the other's gradient."""
-    face, x, w, bias, options, *fill = inputs
-    options = _parsed(face, options, *fill) if fill else _frozen(options)
-    ctx.call = face, (x.shape, w.shape, None if bias is None else bias.shape), output.dtype, options
-    ctx.dtypes = x.dtype, w.dtype, None if bias is None else bias.dtype
+    face, x, w, bias, options = inputs[:5]
+    options = _frozen(options) if len(inputs) == 5 else _parsed(face, options, inputs[5])
+    if bias is None:
+        shapes, ctx.dtypes = (x.shape, w.shape, None), (x.dtype, w.dtype, None)
+    else:
+        shapes, ctx.dtypes = (x.shape, w.shape, bias.shape), (x.dtype, w.dtype, bias.dtype)
+    ctx.call = face, shapes, output.dtype, options
     need = ctx.needs_input_grad
     ctx.save_for_backward(x if need[2] else None, w if need[1] else None)
 
@@ -479,15 +485,17 @@ def _face_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
 
 def _vjp_at_once(ctx: Any, g: Tensor, x: Tensor | None, w: Tensor | None) -> list[Tensor | None]:
     """Gradients of x, w and bias that nobody differentiates: the core's, without a tensor on the way."""
-    _, *need, need_bias = ctx.needs_input_grad[:4]
-    found = _runners(*ctx.call, tuple(need))
-    upstream = _array("g", g)
-    arrays = None if x is None else _array("x", x), None if w is None else _array("w", w)
-    gradients_of = *gradients.bilinear_vjp(found, upstream, *arrays), None
-    if need_bias:
-        gradients_of = *gradients_of[:2], gradients.bias_gradient(found.call.form, upstream, found.call.shapes[2])
+    need = ctx.needs_input_grad
+    found = _runners(*ctx.call, need[1:3])
+    a = g.numpy(force=True)
+    b, c = None if x is None else x.numpy(force=True), None if w is None else w.numpy(force=True)
+    gx, gw = gradients.bilinear_vjp(found, a, b, c)
+    gbias = gradients.bias_gradient(found.call.form, a, found.call.shapes[2]) if need[3] else None
+    x_dtype, w_dtype, bias_dtype = ctx.dtypes
     return [
-        None if a is None else _cast(_from_numpy(a), dtype) for a, dtype in zip(gradients_of, ctx.dtypes, strict=True)
+        gx if gx is None else _cast(_from_numpy(gx), x_dtype),
+        gw if gw is None else _cast(_from_numpy(gw), w_dtype),
+        gbias if gbias is None else _cast(_from_numpy(gbias), bias_dtype),
     ]
 
 
