@@ -154,8 +154,8 @@ cdef class LayerRunner:
     cdef cnp.npy_intp shapes[4][MAX_AXES]
 
     def __init__(
-        self, form, str method, tuple shapes, contract, kernel_run, bint weights_first, bint serial, tuple watched, repair,
-        current_threads,
+        self, form, str method, tuple shapes, contract, kernel_run, bint weights_first, bint serial, tuple watched,
+        repair, current_threads,
     ):
         cdef int i, n
         self.form, self.method, self.contract, self.kernel_run = form, method, contract, kernel_run
@@ -260,13 +260,11 @@ cdef sample _row_sum(const sample* a, Py_ssize_t n) noexcept nogil:
 cdef void _channel_sums(
     const sample* g, sample* sums, Py_ssize_t batch, Py_ssize_t channels, Py_ssize_t n
 ) noexcept nogil:
-    cdef Py_ssize_t b, c
-    for c in range(channels):
-        sums[c] = 0
-    for b in range(batch):
-        for c in range(channels):
-            sums[c] += _row_sum(g, n)
-            g += n
+    cdef Py_ssize_t row
+    for row in range(channels):
+        sums[row] = 0
+    for row in range(batch * channels):
+        sums[row % channels] += _row_sum(g + row * n, n)
 
 
 def channel_sums(g, dtype, cnp.npy_intp channels, Py_ssize_t batch):

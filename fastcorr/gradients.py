@@ -292,7 +292,7 @@ class Resolved(NamedTuple):
     form: Contraction
     method: str
     shape: Shape  # of the result
-    shapes: tuple[Shape, Shape, Shape | None]  # of x, the kernel and bias
+    shapes: Any  # of x, the kernel and bias, or None
     order: Shape | None = None  # of the axes of x and of the result in `form`, where they move
     k_order: Shape | None = None
     conj: bool = False  # k is conjugated before it is correlated
@@ -321,13 +321,13 @@ def resolve(face: str, shapes: Any, dtype: DType, method: str, options: Mapping[
 
 def runners(call: Resolved, need: Sequence[bool], cast: DType | None = None) -> Runners:
     """`need` says which of the gradients of x and of the kernel."""
-    found = []
-    for role, shape, order, needed in zip(
-        call.form.operands, call.shapes, (call.order, call.k_order), need, strict=False
-    ):
+    orders = call.order, call.k_order
+    found: list[_call.LayerRunner | None] = []
+    for role, shape, order, needed in zip(call.form.operands, call.shapes[:2], orders, need, strict=True):
         moved = shape if order is None else tuple([shape[axis] for axis in order])
         found.append(layer_methods.runner(call.form.siblings[role], call.method, moved) if needed else None)
-    return Runners(call, *found, cast)
+    x, k = found
+    return Runners(call, x, k, cast)
 
 
 def bilinear_vjp(found: Runners, g: Array, x: Array | None, k: Array | None) -> tuple[Array | None, Array | None]:
