@@ -2,7 +2,7 @@
 
 `call` finds the Plan of a repeated problem by the bytes of its description, and `resolved` whatever else follows from
 shapes, dtypes and options; only a new problem meets problem.py, contraction.py and planner.py. `Runner` is the part of
-a Plan that runs: cast what must be cast, allocate, choose threads, go.
+a Plan that runs: cast what must be cast, allocate, choose threads, go. `LayerRunner` is that of layers and gradients.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -138,6 +138,81 @@ cdef bint _overlap(cnp.ndarray a, cnp.ndarray b):
     return begin[0] < end[1] and begin[1] < end[0]
 
 
+cdef class LayerRunner:
+    """A Contraction, from arrays as a face has them to its result: at once where its kernel takes them as they are.
+
+    `kernel_run` is None where none does; then, and for arrays of other types or layouts, ``contract(form, a, b, method,
+    bias, out)`` is what runs. `shapes` are those of a, b and bias in `form`, and of the result as the face has it.
+    """
+
+    cdef object form, contract, kernel_run, repair, current_threads
+    cdef str method
+    cdef tuple watched
+    cdef int out_type, ndim, ndims[4]
+    cdef bint weights_first, serial
+    cdef cnp.npy_intp shape[MAX_AXES]
+    cdef cnp.npy_intp shapes[4][MAX_AXES]
+
+    def __init__(
+        self, form, str method, tuple shapes, contract, kernel_run, bint weights_first, bint serial, tuple watched,
+        repair, current_threads,
+    ):
+        cdef int i, n
+        self.form, self.method, self.contract, self.kernel_run = form, method, contract, kernel_run
+        self.weights_first, self.serial, self.watched = weights_first, serial, watched
+        self.repair, self.current_threads = repair, current_threads
+        self.out_type = form.dtype.num
+        self.ndim = len(form.out_shape)
+        for i in range(self.ndim):
+            self.shape[i] = form.out_shape[i]
+        for n in range(4):
+            self.ndims[n] = len(shapes[n])
+            for i in range(self.ndims[n]):
+                self.shapes[n][i] = shapes[n][i]
+
+    cdef cnp.ndarray shaped(self, cnp.ndarray a, int n):
+        cdef cnp.PyArray_Dims dims
+        if cnp.PyArray_NDIM(a) == self.ndims[n] and cnp.PyArray_CompareLists(
+            cnp.PyArray_DIMS(a), self.shapes[n], self.ndims[n]
+        ):
+            return a
+        dims.ptr, dims.len = self.shapes[n], self.ndims[n]
+        return cnp.PyArray_Newshape(a, &dims, cnp.NPY_CORDER)
+
+    cdef bint takes(self, cnp.ndarray a, bint ready):
+        return cnp.PyArray_TYPE(a) == self.out_type and (
+            cnp.PyArray_ISCARRAY_RO(a) if ready else cnp.PyArray_ISNOTSWAPPED(a)
+        )
+
+    def __call__(self, cnp.ndarray a not None, cnp.ndarray b not None, bias=None, out=None):
+        """The result, of the face's shape; `out`, of the form's, is where it goes."""
+        global _busy
+        cdef cnp.ndarray y
+        cdef Py_ssize_t threads = 1, taken = 0
+        a, b = self.shaped(a, 0), self.shaped(b, 1)
+        if bias is not None:
+            bias = self.shaped(bias, 2)
+        if (
+            self.kernel_run is None or not self.takes(a, False) or not self.takes(b, self.weights_first)
+            or not (bias is None or self.takes(bias, True))
+        ):
+            return self.shaped(self.contract(self.form, a, b, self.method, bias, out), 3)
+        y = cnp.PyArray_EMPTY(self.ndim, self.shape, self.out_type, 0) if out is None else out
+        try:
+            if not self.serial:
+                threads = taken = self.current_threads(_busy)
+                _busy += taken
+            if self.weights_first:
+                bad = self.kernel_run(b, a, y, bias, *self.watched, threads)
+            else:
+                bad = self.kernel_run(a, b, y, bias, *self.watched, threads)
+        finally:
+            _busy -= taken
+        if bad is not None:
+            self.repair(self.form, a, b, bias, y, bad)
+        return self.shaped(y, 3)
+
+
 def claim(current_threads, run, *args):
     """The result of ``run(*args, threads)``, with the threads that others leave over; meanwhile they are not."""
     global _busy
@@ -147,6 +222,67 @@ def claim(current_threads, run, *args):
         return run(*args, taken)
     finally:
         _busy -= taken
+
+
+ctypedef fused sample:
+    float
+    double
+
+cdef enum:
+    LANES = 16              # sums of a row that go side by side, for vectors
+    ROW = 16 * LANES        # samples of a row that are summed so; longer ones are halved
+
+
+cdef sample _row_sum(const sample* a, Py_ssize_t n) noexcept nogil:
+    """Sum in pairs: its error grows with the logarithm of `n`."""
+    cdef sample lane[LANES]
+    cdef Py_ssize_t i, half
+    cdef int j
+    if n > ROW:
+        half = n // 2
+        half -= half % LANES
+        return _row_sum(a, half) + _row_sum(a + half, n - half)
+    for j in range(LANES):
+        lane[j] = 0
+    for i in range(n // LANES):
+        for j in range(LANES):
+            lane[j] += a[LANES * i + j]
+    for i in range(n - n % LANES, n):
+        lane[i % LANES] += a[i]
+    half = LANES // 2
+    while half:
+        for j in range(half):
+            lane[j] += lane[j + half]
+        half //= 2
+    return lane[0]
+
+
+cdef void _channel_sums(
+    const sample* g, sample* sums, Py_ssize_t batch, Py_ssize_t channels, Py_ssize_t n
+) noexcept nogil:
+    cdef Py_ssize_t row
+    for row in range(channels):
+        sums[row] = 0
+    for row in range(batch * channels):
+        sums[row % channels] += _row_sum(g + row * n, n)
+
+
+def channel_sums(g, dtype, cnp.npy_intp channels, Py_ssize_t batch):
+    """Sum of each of the `channels` of `g`, (batch, channels, ...), in `dtype`, float32 or float64.
+
+    Each row is summed in pairs, then rows in order, whatever the layout of `g`.
+    """
+    cdef int type = dtype.num
+    cdef cnp.ndarray a = cnp.PyArray_FROM_OTF(g, type, cnp.NPY_ARRAY_CARRAY_RO | cnp.NPY_ARRAY_FORCECAST)
+    cdef cnp.ndarray sums = cnp.PyArray_EMPTY(1, &channels, type, 0)
+    cdef Py_ssize_t rows = batch * channels
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(a) // rows if rows else 0
+    with nogil:
+        if type == cnp.NPY_FLOAT32:
+            _channel_sums(<const float*>cnp.PyArray_DATA(a), <float*>cnp.PyArray_DATA(sums), batch, channels, n)
+        else:
+            _channel_sums(<const double*>cnp.PyArray_DATA(a), <double*>cnp.PyArray_DATA(sums), batch, channels, n)
+    return sums
 
 
 cdef struct Description:

@@ -7,7 +7,7 @@ functions are bilinear as well, a gradient of a gradient is a call of the same f
 Complex numbers follow PyTorch: g = dL/d(Re y) + 1j * dL/d(Im y), so a product y = a b gives a the gradient g conj(b).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from . import _call, layer_methods, planner
 from . import problem as problems
 from ._types import Array, Boundary, DType, Mode, Padding, PerAxis, Scalar, Shape
 from .contraction import Contraction, layer
-from .nn import KINDS, OPTIONS, result_shape, shapes
+from .nn import KINDS, OPTIONS, result_shape
 
 
 def correlate_vjp(
@@ -286,57 +286,92 @@ def local_conv_vjp(
     return _layer_vjp("local_conv", g, x, w, bias, need, options)
 
 
-def bilinear_vjp(
-    form: Contraction, g: Array, a: Array, b: Array, need: Sequence[bool], method: str
-) -> list[Array | None]:
-    """Gradients of ``form(a, b)`` on canonical arrays; conjugated as a whole, so that `fill` meets x as it was."""
-    arrays = dict(zip((form.result, *form.operands), (g.conj(), a, b), strict=True))
-    gradients = []
-    for role, needed in zip(form.operands, need, strict=True):
-        gradient = None
-        if needed:
-            sibling = form.siblings[role]
-            left, right = (arrays[name] for name in sibling.operands)
-            gradient = layer_methods.contract(sibling, left, right, method)
-            if gradient.dtype.kind == "c":
-                np.conjugate(gradient, out=gradient)
-        gradients.append(gradient)
-    return gradients
-
-
-class _Resolved(NamedTuple):
-    """What a call of a gradient is, whatever the numbers in its arrays."""
+class Resolved(NamedTuple):
+    """A call of a face as a Contraction."""
 
     form: Contraction
     method: str
-    cast: DType | None  # of the arrays of the face, if asked for
+    shape: Shape  # of the result
+    shapes: Any  # of x, the kernel and bias, or None
     order: Shape | None = None  # of the axes of x and of the result in `form`, where they move
     k_order: Shape | None = None
     conj: bool = False  # k is conjugated before it is correlated
 
 
-def _resolve(face: str, arrays: tuple[Any, ...], options: tuple[Any, ...]) -> _Resolved:
-    signal = face in ("correlate", "convolve")
-    named: dict[str, Any] = dict(zip(planner.OPTIONS if signal else OPTIONS[face], options, strict=True))
-    named |= {} if signal else KINDS[face]
-    method, asked = named.pop("method", "auto"), named.pop("dtype")
-    given = dict(zip("gxk" if signal else ("g", "x", "w", "bias"), arrays, strict=True))
-    found = {name: a.dtype for name, a in given.items() if a is not None}
-    g: Any = given.pop("g")
-    forward, dtype = dtypes(face, asked, found.pop("g"), **found)
-    named["fill"] = problems.fill_scalar(named.get("fill", 0), forward)  # as the face itself casts it
-    cast = None if asked is None else forward
-    if not signal:
-        if face == "conv_transpose":
-            del named["fill"]
-        form, unbatched = layer(*shapes(given), dtype, **named)
-        check_gradient(face, g, result_shape(form, unbatched))
-        return _Resolved(form, method, cast)
-    x, k = arrays[1:]
-    problem = problems.signal(x.shape, k.shape, dtype, flip=face == "convolve", **named)
-    check_gradient(face, g, problem.out_shape)
+class Runners(NamedTuple):
+    """What computes the gradients of a call; None for one that is not needed."""
+
+    call: Resolved
+    x: _call.LayerRunner | None
+    k: _call.LayerRunner | None
+    cast: DType | None = None  # of the arrays of the face, if asked for
+
+
+def resolve(face: str, shapes: Any, dtype: DType, method: str, options: Mapping[str, Any]) -> Resolved:
+    """A call of `face` on `shapes` of x, the kernel and bias (or None), whose result, or gradients, are of `dtype`."""
+    x_shape, k_shape, bias_shape = shapes
+    if face in OPTIONS:
+        form, unbatched = layer(x_shape, k_shape, bias_shape, dtype, **options, **KINDS[face])
+        return Resolved(form, method, result_shape(form, unbatched), shapes)
+    problem = problems.signal(x_shape, k_shape, dtype, flip=face == "convolve", **options)
     form, order = as_contraction(problem)
-    return _Resolved(form, method, cast, order, order if problem.k_batched else None, problem.conj)
+    moves = None if order == tuple(range(len(order))) else order
+    return Resolved(form, method, problem.out_shape, shapes, moves, moves if problem.k_batched else None, problem.conj)
+
+
+def runners(call: Resolved, need: Sequence[bool], cast: DType | None = None) -> Runners:
+    """`need` says which of the gradients of x and of the kernel."""
+    orders = call.order, call.k_order
+    found: list[_call.LayerRunner | None] = []
+    for role, shape, order, needed in zip(call.form.operands, call.shapes[:2], orders, need, strict=True):
+        moved = shape if order is None else tuple([shape[axis] for axis in order])
+        found.append(layer_methods.runner(call.form.siblings[role], call.method, moved) if needed else None)
+    x, k = found
+    return Runners(call, x, k, cast)
+
+
+def bilinear_vjp(found: Runners, g: Array, x: Array | None, k: Array | None) -> tuple[Array | None, Array | None]:
+    """Gradients of x and of the kernel; only the arrays that these are made of have to be there.
+
+    They are conjugated as a whole, so that `fill` meets x as it was.
+    """
+    call, gx, gk = found.call, None, None
+    g = _to(np.asarray(g.conj()), call.order)  # that of one number is no array
+    if found.x is not None and k is not None:
+        gx = _from(found.x(g, _to(np.asarray(k.conj()) if call.conj else k, call.k_order)), call.order)
+    if found.k is not None and x is not None:
+        operands = g, _to(x, call.order)
+        gk = _from(found.k(*(operands if call.form.result == "y" else operands[::-1])), call.k_order)
+    for gradient, conj in ((gx, True), (gk, not call.conj)):
+        if gradient is not None and conj and gradient.dtype.kind == "c":
+            np.conjugate(gradient, out=gradient)
+    return gx, gk
+
+
+def _to(a: Array, order: Shape | None) -> Array:
+    return a if order is None else a.transpose(order)
+
+
+def _from(gradient: Array, order: Shape | None) -> Array:
+    """The inverse of `_to`."""
+    return gradient if order is None else np.asarray(gradient.transpose(np.argsort(order)), order="C")
+
+
+def _resolve(face: str, arrays: tuple[Any, ...], options: tuple[Any, ...]) -> Runners:
+    *rest, need = options
+    layers = face in OPTIONS
+    named: dict[str, Any] = dict(zip(OPTIONS[face] if layers else planner.OPTIONS, rest, strict=True))
+    method, asked = named.pop("method", "auto"), named.pop("dtype")
+    names = ("x", "w", "bias") if layers else ("x", "k")
+    need = needed(need, face, names)
+    g, x, k, bias = (*arrays, None)[:4]
+    given = dict(zip(names, arrays[1:], strict=True))
+    forward, dtype = dtypes(face, asked, g.dtype, **{name: a.dtype for name, a in given.items() if a is not None})
+    if "fill" in named:
+        named["fill"] = problems.fill_scalar(named["fill"], forward)  # as the face itself casts it
+    call = resolve(face, (x.shape, k.shape, None if bias is None else bias.shape), dtype, method, named)
+    check_gradient(face, g, call.shape)
+    return runners(call, need[:2], None if asked is None else forward)
 
 
 def _layer_vjp(
@@ -349,63 +384,41 @@ def _layer_vjp(
     options: tuple[Any, ...],
 ) -> tuple[Array | None, Array | None, Array | None]:
     g, x, w, bias = np.asarray(g), np.asarray(x), np.asarray(w), None if bias is None else np.asarray(bias)
-    need = needed(need, face, ("x", "w", "bias"))
-    call = _call.resolved(_resolve, face, (g, x, w, bias), options)
-    gx, gw = _of_arrays(call, g, x, w, need[:2])
-    return gx, gw, None if bias is None or not need[2] else _bias_gradient(call.form, g, bias.shape)
+    found: Runners = _call.resolved(_resolve, face, (g, x, w, bias), (*options, need))
+    gx, gw = _of_arrays(found, g, x, w)
+    return gx, gw, None if bias is None or not need[2] else bias_gradient(found.call.form, g, bias.shape)
 
 
-def _bias_gradient(form: Contraction, g: Array, shape: Shape) -> Array:
+def bias_gradient(form: Contraction, g: Array, shape: Shape) -> Array:
     """Sum of `g` over the batch and what else `bias` is repeated over.
 
     Each row is summed in pairs, then rows in order; NumPy would sum an array of another layout in another order.
     """
-    sum_type = np.dtype(np.float32) if form.dtype == np.float16 else form.dtype
+    dtype = form.dtype
+    sum_type = np.dtype(np.float32) if dtype == np.float16 else dtype
     batch, groups, channels, *size = form.out_shape
+    total: Array
+    if len(shape) == 1 and sum_type.char in "fd":
+        total = _call.channel_sums(g, sum_type, groups * channels, batch)
+        return total if dtype is sum_type else total.astype(dtype)
     g = np.require(g, sum_type, ["C", "A"]).reshape(batch, groups * channels, prod(size))
     if len(shape) == 1:
         g = np.add.reduce(g, 2, sum_type)
-    total: Array = np.add.reduce(g, 0, sum_type)
-    return total.reshape(shape).astype(form.dtype, copy=False)
+    total = np.add.reduce(g, 0, sum_type)
+    return total.reshape(shape).astype(dtype, copy=False)
 
 
 def _signal_vjp(
     face: str, g: ArrayLike, x: ArrayLike, k: ArrayLike, need: Sequence[bool], options: tuple[Any, ...]
 ) -> tuple[Array | None, Array | None]:
     g, x, k = np.asarray(g), np.asarray(x), np.asarray(k)
-    need = needed(need, face, ("x", "k"))
-    return _of_arrays(_call.resolved(_resolve, face, (g, x, k), options), g, x, k, need)
+    return _of_arrays(_call.resolved(_resolve, face, (g, x, k), (*options, need)), g, x, k)
 
 
-def _of_arrays(
-    call: _Resolved, g: Array, x: Array, k: Array, need: Sequence[bool]
-) -> tuple[Array | None, Array | None]:
-    """The gradients of x and k."""
-    form = call.form
-    if call.cast is not None:
-        x, k = x.astype(call.cast, copy=False), k.astype(call.cast, copy=False)
-    y_shape, x_shape, k_shape = (form.shapes[role] for role in (form.result, *form.operands))
-    a, b = _to(x, call.order, x_shape), _to(k.conj() if call.conj else k, call.k_order, k_shape)
-    gx, gk = bilinear_vjp(form, _to(g, call.order, y_shape), a, b, need, call.method)
-    if gx is not None:
-        gx = _from(gx, call.order, x.shape)
-    if gk is not None:
-        gk = _from(gk, call.k_order, k.shape)
-        if call.conj:
-            np.conjugate(gk, out=gk)
-    return gx, gk
-
-
-def _to(a: Array, order: Shape | None, shape: Shape) -> Array:
-    return (a if order is None else a.transpose(order)).reshape(shape)
-
-
-def _from(gradient: Array, order: Shape | None, shape: Shape) -> Array:
-    """The inverse of `_to`: a gradient as its array has its axes."""
-    if order is None:
-        return gradient.reshape(shape)
-    moved = gradient.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
-    return np.asarray(moved, order="C")
+def _of_arrays(found: Runners, g: Array, x: Array, k: Array) -> tuple[Array | None, Array | None]:
+    if found.cast is not None:
+        x, k = x.astype(found.cast, copy=False), k.astype(found.cast, copy=False)
+    return bilinear_vjp(found, g, x, k)
 
 
 def as_contraction(problem: problems.Problem) -> tuple[Contraction, Shape]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _call, isa, kernels, problem, reference, tuning
-from ._types import Array, DType
+from ._types import Array, DType, Shape
 from .boundary import RULES, source
 from .contraction import Contraction
 from .kernels import Kernel
@@ -257,7 +257,7 @@ def choose(form: Contraction, method: str, level: str) -> tuple[str, dict[str, A
         raise ValueError(f"method={method!r} is not one of 'auto', {', '.join(map(repr, names))}")
     auto = method == "auto"
     entries = form.batch if form.result != "w" else 1  # of a batch, which has no say
-    one = replace(form, batch=1) if entries != 1 else form
+    one = form.but(batch=1) if entries != 1 else form
     costs: dict[str, Any] = {
         m.name: m.refuse(form) or (auto and m.decline(form)) or m.cost(one, level) for m in LAYER_METHODS
     }
@@ -297,6 +297,32 @@ def contract(
         if bias is not None:
             out += bias
     return out
+
+
+def runner(
+    form: Contraction, method: str, result_shape: Shape | None = None, bias_shape: Shape = ()
+) -> _call.LayerRunner:
+    """`contract` bound to a Contraction, for many calls: ``run(a, b, bias, out)`` of operands in any shape.
+
+    `result_shape` is what the result is returned in, `bias_shape` that of a canonical bias.
+    """
+    chosen, _ = choose(form, method, isa.LEVEL)
+    shapes = (
+        *(form.shapes[role] for role in form.operands),
+        bias_shape,
+        (form.out_shape if result_shape is None else result_shape),
+    )
+    found = _LAYER_METHODS[chosen]
+    folds = form.result == "x" and set(form.boundary) != {"constant"} and form.rank
+    if chosen == "reference" or folds or form.dtype.kind == "c" or found.row(form).element != form.dtype.name:
+        return _call.LayerRunner(form, method, shapes, contract, None, False, True, (), None, None)
+    ready = _ready(found, form, isa.LEVEL, method == "auto")
+
+    def repair(form: Contraction, a: Array, b: Array, bias: Array | None, out: Array, bad: Array) -> None:
+        found.repair(form, a, b, bias, out, isa.LEVEL, None, bad)
+
+    how = ready.run, ready.weights_first, ready.serial, ready.watched, repair, _available_threads
+    return _call.LayerRunner(form, method, shapes, contract, *how)
 
 
 def _contract_parts(form: Contraction, a: Array, b: Array, out: Array, *how: Any) -> None:

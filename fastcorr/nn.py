@@ -225,10 +225,9 @@ class _Layer(NamedTuple):
     """What a call of a face is, whatever the numbers in its arrays."""
 
     form: Contraction
-    shapes: tuple[Shape, Shape, Shape]  # of x, w and bias in `form`
+    run: _call.LayerRunner
     shape: Shape  # of the result as the caller sees it
     cast: DType | None  # of all arrays, if asked for
-    method: str
 
 
 def _resolve(face: str, arrays: tuple[Array | None, ...], options: tuple[Any, ...]) -> _Layer:
@@ -238,9 +237,10 @@ def _resolve(face: str, arrays: tuple[Array | None, ...], options: tuple[Any, ..
     dtype = problem.result_dtype(asked, **{name: a.dtype for name, a in given.items() if a is not None})
     bias_shape = () if given["bias"] is None else given["bias"].shape
     form, unbatched = layer(*shapes(given), dtype, **named)
-    x_shape, w_shape = (form.shapes[role] for role in form.operands)
-    canonical = x_shape, w_shape, form.out_shape[1:3] + (bias_shape[1:] or (1,) * form.rank)
-    return _Layer(form, canonical, result_shape(form, unbatched), None if asked is None else dtype, method)
+    canonical_bias = form.out_shape[1:3] + (bias_shape[1:] or (1,) * form.rank)
+    shape = result_shape(form, unbatched)
+    run = layer_methods.runner(form, method, shape, canonical_bias)
+    return _Layer(form, run, shape, None if asked is None else dtype)
 
 
 def forward(
@@ -252,19 +252,13 @@ def forward(
     if call.cast is not None:
         x, w = x.astype(call.cast, copy=False), w.astype(call.cast, copy=False)
         bias = None if bias is None else bias.astype(call.cast, copy=False)
-    form, (x_shape, w_shape, bias_shape) = call.form, call.shapes
-    straight_to = None
-    if out is not None and _check_out(out, call.shape, form.dtype, (x, w) if bias is None else (x, w, bias)):
-        straight_to = out.reshape(form.out_shape)
-    if bias is not None:
-        bias = bias.reshape(bias_shape)
-    y = layer_methods.contract(form, x.reshape(x_shape), w.reshape(w_shape), call.method, bias, straight_to).reshape(
-        call.shape
-    )
     if out is None:
-        return y
-    if straight_to is None:
-        np.copyto(out, y)
+        return call.run(x, w, bias)
+    form = call.form
+    if _check_out(out, call.shape, form.dtype, (x, w) if bias is None else (x, w, bias)):
+        call.run(x, w, bias, out.reshape(form.out_shape))
+    else:
+        np.copyto(out, call.run(x, w, bias))
     return out
 
 

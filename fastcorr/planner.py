@@ -70,7 +70,7 @@ class Direct:
         if p.rank == 0:
             return task.x_parts, task.x_parts * task.k_parts, 0, 0, 0, 0, 0, 0
         parts, taps = task.x_parts * task.k_parts, prod(p.kernel)
-        lanes = tuning.VECTOR_BYTES[task.level] // np.empty(0, p.dtype).real.itemsize
+        lanes = task.lanes
         width, lines = p.out_size[-1], prod(p.out_size[:-1])
         products = lines * -(-width // lanes) * lanes * taps * parts
         # Lines of x that a line of outputs is the first to meet, for each tap of the axes before the last two.
@@ -209,7 +209,8 @@ class Separable:
     @staticmethod
     def _row(task: Task) -> int:
         """The kernel axis that is summed last: of most taps, but not the last one."""
-        return max(range(task.problem.rank - 1), key=lambda i: (task.problem.kernel[i], i))
+        *others, _ = task.problem.kernel
+        return len(others) - 1 - others[::-1].index(max(others))
 
     @classmethod
     def cost(cls, task: Task, terms: int = 1) -> float:
@@ -223,7 +224,7 @@ class Separable:
         p, row = task.problem, cls._row(task)
         direct = tuning.DIRECT[kernels.find("separable", p.dtype).element][task.level]
         model = tuning.SEPARABLE
-        lanes = tuning.VECTOR_BYTES[task.level] // np.empty(0, p.dtype).real.itemsize
+        lanes = task.lanes
         width = -(-p.out_size[-1] // lanes) * lanes
         others = prod(p.kernel[:-1]) // p.kernel[row]
         lines = prod(p.out_size[:-1]) // max(1, p.out_size[row])
@@ -345,10 +346,16 @@ class Task:
     level: str
     x_parts: int = field(init=False)  # real and imaginary
     k_parts: int = field(init=False)
+    lanes: int = field(init=False)  # reals of the result in a vector
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "x_parts", 2 if self.x_dtype.kind == "c" else 1)
-        object.__setattr__(self, "k_parts", 2 if self.k_dtype.kind == "c" else 1)
+        dtype = self.problem.dtype
+        real = dtype.itemsize // (2 if dtype.kind == "c" else 1)
+        self.__dict__.update(
+            x_parts=2 if self.x_dtype.kind == "c" else 1,
+            k_parts=2 if self.k_dtype.kind == "c" else 1,
+            lanes=tuning.VECTOR_BYTES[self.level] // real,
+        )
 
     @cached_property
     def tiles(self) -> tuple[Kernel, Any, Any]:

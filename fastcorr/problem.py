@@ -104,6 +104,8 @@ class Problem:
 
 def per_axis(name: str, value: Any, rank: int, minimum: int | None = 1) -> Shape:
     """`value` as one int per kernel axis."""
+    if type(value) is int and (minimum is None or value >= minimum):
+        return (value,) * rank
     values = value if isinstance(value, (tuple, list, np.ndarray)) and np.ndim(value) else (value,) * rank
     if len(values) != rank:
         raise ValueError(f"{name} has {len(values)} entries, the kernel acts on {rank} axes")
@@ -129,17 +131,16 @@ def out_sizes(size: Shape, padding: Pairs, span: Shape, stride: Shape) -> Shape:
 
 
 def fit(
-    axes: Sequence[str], size: Shape, padding: Pairs, boundary: tuple[str, ...], span: Shape, stride: Shape, advice: str
-) -> Shape:
-    """`out_sizes`; ValueError for an axis, by its name in `axes`, that the kernel does not fit into."""
+    kind: str, axes: Sequence[int], size: Shape, padding: Pairs, boundary: tuple[str, ...], span: Shape, advice: str
+) -> None:
+    """ValueError for an axis, one of `axes` of this `kind`, that the kernel does not fit into."""
     for axis, n, (lo, hi), rule, k in zip(axes, size, padding, boundary, span, strict=True):
         if n + lo + hi - k < (-1 if n == 0 else 0):
             if lo == hi == 0:
-                raise ValueError(f"kernel is longer than x along {axis}: {k} > {n}; use {advice}")
-            raise ValueError(f"kernel is longer than the padded x along {axis}: {k} > {lo} + {n} + {hi}")
+                raise ValueError(f"kernel is longer than x along {kind} {axis}: {k} > {n}; use {advice}")
+            raise ValueError(f"kernel is longer than the padded x along {kind} {axis}: {k} > {lo} + {n} + {hi}")
         if n == 0 and lo + hi >= k and rule != "constant":
-            raise ValueError(f"boundary={rule!r} cannot extend x along {axis}, which is empty")
-    return out_sizes(size, padding, span, stride)
+            raise ValueError(f"boundary={rule!r} cannot extend x along {kind} {axis}, which is empty")
 
 
 def result_dtype(dtype: DTypeLike | None = None, **arrays: DType) -> DType:
@@ -196,8 +197,7 @@ def signal(
         flip,
         conj=not flip and dtype.kind == "c",
     )
-    names = [f"axis {axis}" for axis in axes]
-    fit(names, problem.size, padding, boundary, problem.span, stride, "mode='same' or 'full'")
+    fit("axis", axes, problem.size, padding, boundary, problem.span, "mode='same' or 'full'")
     return problem
 
 
@@ -240,21 +240,21 @@ def _padding(mode: Any, flip: bool, anchor: Any, kernel: Shape, dilation: Shape)
     """(lo, hi) per axis; API: "same" puts the kernel tap `anchor` on the output sample."""
     rank = len(kernel)
     if anchor is None:
-        anchor = tuple((k - 1) // 2 if flip else k // 2 for k in kernel)
+        anchor = [(k - 1) // 2 if flip else k // 2 for k in kernel]
     else:
         anchor = per_axis("anchor", anchor, rank, minimum=None)
-    for axis, (a, k) in enumerate(zip(anchor, kernel, strict=True)):
-        if not 0 <= a < k:
-            raise ValueError(f"anchor along kernel axis {axis} is {a}, the kernel has taps 0 to {k - 1}")
+        for axis, (a, k) in enumerate(zip(anchor, kernel, strict=True)):
+            if not 0 <= a < k:
+                raise ValueError(f"anchor along kernel axis {axis} is {a}, the kernel has taps 0 to {k - 1}")
     if isinstance(mode, str):
-        reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         if mode == "valid":
             return ((0, 0),) * rank
+        reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         if mode == "full":
-            return tuple((r, r) for r in reach)
+            return tuple([(r, r) for r in reach])
         if mode == "same":
             before = [a * d for a, d in zip(anchor, dilation, strict=True)]
-            return tuple((r - b, b) if flip else (b, r - b) for r, b in zip(reach, before, strict=True))
+            return tuple([(r - b, b) if flip else (b, r - b) for r, b in zip(reach, before, strict=True)])
         raise ValueError(f"mode must be 'valid', 'same', 'full' or one (lo, hi) pair per axis, not {mode!r}")
     try:
         pairs = tuple((index(lo), index(hi)) for lo, hi in mode)
@@ -270,6 +270,8 @@ def _padding(mode: Any, flip: bool, anchor: Any, kernel: Shape, dilation: Shape)
 def boundary_names(boundary: Any, rank: int) -> tuple[str, ...]:
     """`boundary` as one name of boundary.RULES per kernel axis."""
     if isinstance(boundary, str):
+        if boundary in RULES:
+            return (boundary,) * rank
         boundary = (boundary,) * rank
     if not isinstance(boundary, (tuple, list)) or not all(isinstance(name, str) for name in boundary):
         raise TypeError(f"boundary must be a name or one name per axis, not {boundary!r}")
@@ -286,6 +288,8 @@ def boundary_names(boundary: Any, rank: int) -> tuple[str, ...]:
 
 def fill_scalar(fill: Any, dtype: DType) -> Any:
     """`fill` as a scalar of `dtype`, cast as numpy.pad casts constant_values."""
+    if type(fill) is int and fill == 0:  # nearly always
+        return dtype.type(0)
     value = np.asarray(fill)
     if value.ndim or value.dtype.kind not in "biufc":
         raise TypeError(f"fill must be a number, not {fill!r}")

@@ -4,6 +4,7 @@
       -> _call                   plain tensors go to _Face or straight to the core; what is traced, to fastcorr::face
            -> _run               the core on the tensors' memory
       <- _face_gradients         contractions of the gradient with the other tensor (contraction.py)
+           -> _vjp_at_once       the core's gradients, where nobody asks for theirs
            -> _contract          one of the three contractions, whose gradients are _contract again
 
 The three contractions of a trilinear form are closed under differentiation, so `_contract` is all that any derivative
@@ -22,9 +23,8 @@ The CPU computes, in as many threads as `fastcorr.set_num_threads` and `fastcorr
 
 from ast import literal_eval
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -359,10 +359,13 @@ def _call(face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: Any, ou
 
 def _run(face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: Any, out: Any = None) -> Tensor:
     """The core on the memory of tensors. What of it cannot be an array is an error here."""
+    try:
+        a, b, c = x.numpy(force=True), w.numpy(force=True), None if bias is None else bias.numpy(force=True)
+    except TypeError:
+        a, b, c = _array("x", x), _array(_KERNEL[face], w), None if bias is None else _array("bias", bias)
     if face in nn.OPTIONS:
-        biased = None if bias is None else _array("bias", bias)
-        return _from_numpy(nn.forward(face, _array("x", x), _array("w", w), biased, out, options))
-    return _from_numpy(_call_core(face, _array("x", x), _array("k", w), out, options))
+        return _from_numpy(nn.forward(face, a, b, c, out, options))
+    return _from_numpy(_call_core(face, a, b, out, options))
 
 
 def _into(out: Tensor, route: int, face: str, x: Tensor, w: Tensor, bias: Tensor | None, options: Any) -> Tensor:
@@ -439,30 +442,20 @@ def _literal(value: Any) -> Any:
 # --- backward ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Resolved:
-    """A call as a Contraction, and how its tensors are brought to the canonical shapes."""
-
-    form: contraction.Contraction
-    shape: tuple[int, ...]  # of the result
-    x_order: tuple[int, ...] | None = None  # of the axes of x and of the result in `form`, where they move
-    k_order: tuple[int, ...] | None = None
-    conj: bool = False  # k is conjugated before it is correlated
+@lru_cache(1024)
+def _resolve(face: str, shapes: Any, dtype: "torch.dtype", options: tuple[Any, ...]) -> gradients.Resolved:
+    """`shapes` of x, w and bias (or None), `dtype` of the result; `options` of a call that has been computed."""
+    described: Any = dict(zip(_OPTIONS[face], options, strict=True))
+    method = described.pop("method", "auto")
+    del described["dtype"]
+    call = gradients.resolve(face, shapes, _NUMPY[dtype], method, described)
+    serves_all = method in ("direct", "fft", "reference") and call.form.rank
+    return call if serves_all else call._replace(method="auto")
 
 
 @lru_cache(1024)
-def _resolve(face: str, shapes: Any, dtype: "torch.dtype", options: tuple[Any, ...]) -> _Resolved:
-    """`shapes` of x, w and bias (or None), `dtype` of the result; `options` of a call that has been computed."""
-    described: Any = dict(zip(_OPTIONS[face], options, strict=True))
-    described = {name: value for name, value in described.items() if name not in ("method", "dtype")}
-    x_shape, w_shape, bias_shape = shapes
-    if _KERNEL[face] == "w":
-        described |= nn.KINDS[face]
-        form, unbatched = contraction.layer(x_shape, w_shape, bias_shape, _NUMPY[dtype], **described)
-        return _Resolved(form, nn.result_shape(form, unbatched))
-    found = problem.signal(x_shape, w_shape, _NUMPY[dtype], flip=face == "convolve", **described)
-    form, order = gradients.as_contraction(found)
-    return _Resolved(form, found.out_shape, order, order if found.k_batched else None, found.conj)
+def _runners(face: str, shapes: Any, dtype: Any, options: Any, need: tuple[bool, bool]) -> gradients.Runners:
+    return gradients.runners(_resolve(face, shapes, dtype, options), need)
 
 
 def _known(shapes: Iterable[Any]) -> tuple[Any, ...]:
@@ -472,33 +465,54 @@ def _known(shapes: Iterable[Any]) -> tuple[Any, ...]:
 
 def _keep_face(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """What the gradients need: one tensor is kept for the other's gradient."""
-    face, x, w, bias, options, *fill = inputs
-    options = _parsed(face, options, *fill) if fill else _frozen(options)
-    ctx.call = face, (x.shape, w.shape, None if bias is None else bias.shape), output.dtype, options
-    ctx.dtypes = x.dtype, w.dtype, None if bias is None else bias.dtype
+    face, x, w, bias, options = inputs[:5]
+    options = _frozen(options) if len(inputs) == 5 else _parsed(face, options, inputs[5])
+    if bias is None:
+        shapes, ctx.dtypes = (x.shape, w.shape, None), (x.dtype, w.dtype, None)
+    else:
+        shapes, ctx.dtypes = (x.shape, w.shape, bias.shape), (x.dtype, w.dtype, bias.dtype)
+    ctx.call = face, shapes, output.dtype, options
     need = ctx.needs_input_grad
     ctx.save_for_backward(x if need[2] else None, w if need[1] else None)
 
 
 def _face_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    face, shapes, dtype, options = ctx.call
-    shapes = _known(shapes)
-    call = _resolve(face, shapes, dtype, options)
-    form, method = call.form, options[-2]  # local_conv has none: there it is `flip`
-    if method not in ("direct", "fft", "reference") or not form.rank:  # what serves every derivative
-        method = "auto"
     x, w = ctx.saved_tensors
+    route = _route(g, g if x is None else x, w)
+    vjp = _vjp_at_once if route is PLAIN else _vjp_recorded
+    return None, *vjp(ctx, g, x, w), None, None
+
+
+def _vjp_at_once(ctx: Any, g: Tensor, x: Tensor | None, w: Tensor | None) -> list[Tensor | None]:
+    """Gradients of x, w and bias that nobody differentiates: the core's, without a tensor on the way."""
+    need = ctx.needs_input_grad
+    found = _runners(*ctx.call, need[1:3])
+    a = g.numpy(force=True)
+    b, c = None if x is None else x.numpy(force=True), None if w is None else w.numpy(force=True)
+    gx, gw = gradients.bilinear_vjp(found, a, b, c)
+    gbias = gradients.bias_gradient(found.call.form, a, found.call.shapes[2]) if need[3] else None
+    x_dtype, w_dtype, bias_dtype = ctx.dtypes
+    return [
+        gx if gx is None else _cast(_from_numpy(gx), x_dtype),
+        gw if gw is None else _cast(_from_numpy(gw), w_dtype),
+        gbias if gbias is None else _cast(_from_numpy(gbias), bias_dtype),
+    ]
+
+
+def _vjp_recorded(ctx: Any, g: Tensor, x: Tensor | None, w: Tensor | None) -> list[Tensor | None]:
+    """The same, made of contractions that have gradients themselves; that of bias may be rounded otherwise."""
+    face, shapes, *described = ctx.call
+    call = _resolve(face, _known(shapes), *described)
+    _, need_x, need_w, need_bias, *_ = ctx.needs_input_grad
+    form = call.form
     if call.conj and w is not None:
         w = w.conj()
     y_shape, x_shape, w_shape = (form.shapes[role] for role in (form.result, *form.operands))
-    operands = _to(g, call.x_order, y_shape), _to(x, call.x_order, x_shape), _to(w, call.k_order, w_shape)
-    _, need_x, need_w, need_bias, *_ = ctx.needs_input_grad
-    gx, gw = _bilinear(form, method, *operands, (need_x, need_w), ctx.dtypes)
-    gx, gw = _from(gx, call.x_order, shapes[0]), _from(gw, call.k_order, shapes[1])
-    if call.conj and gw is not None:
-        gw = gw.conj()
-    gbias = _cast(_bias_gradient(form, g, shapes[2]), ctx.dtypes[2]) if need_bias else None
-    return None, gx, gw, gbias, None, None
+    operands = _to(g, call.order, y_shape), _to(x, call.order, x_shape), _to(w, call.k_order, w_shape)
+    gx, gw = _bilinear(form, call.method, *operands, (need_x, need_w), ctx.dtypes)
+    gx, gw = _from(gx, call.order, call.shapes[0]), _from(gw, call.k_order, call.shapes[1])
+    gbias = _cast(_bias_gradient(form, g, call.shapes[2]), ctx.dtypes[2]) if need_bias else None
+    return [gx, gw.conj() if call.conj and gw is not None else gw, gbias]
 
 
 def _to(tensor: Tensor | None, order: Any, shape: tuple[int, ...]) -> Tensor | None:
@@ -519,7 +533,8 @@ def _from(gradient: Tensor | None, order: Any, shape: tuple[int, ...]) -> Tensor
 def _bias_gradient(form: contraction.Contraction, g: Tensor, shape: tuple[int, ...]) -> Tensor:
     if len(shape) > 1:
         return g.reshape(form.batch, *shape).sum(0)
-    return g.reshape(form.batch, *shape, prod(form.out_shape[3:])).sum((0, 2))
+    others = [axis for axis in range(g.ndim) if axis != g.ndim - form.rank - 1]
+    return g.sum(others) if others else g  # no axes would mean all of them
 
 
 def _bilinear(form: Any, method: str, g: Any, a: Any, b: Any, need: Any, dtypes: Any) -> list[Tensor | None]:

@@ -154,3 +154,36 @@ def test_errors_come_before_anything_is_written():
     with pytest.raises(RuntimeError, match="mode"):
         ndimage.gaussian_filter(x, 1, output=y, mode=("wrap", "wrap", "nothing"))
     assert (y == 7).all()
+
+
+class TestLayerRunner:
+    """What its kernel takes as it is goes there at once, all else by way of `contract`: the results are the same."""
+
+    def test_types_layouts_and_byte_orders(self):
+        x, w, bias = IMAGE.astype(np.float32), WEIGHTS[:2].astype(np.float32), np.arange(2, dtype=np.float32)
+        want = fastcorr.conv(x, w, bias)
+        swapped = np.float32(0).dtype.newbyteorder()
+        for arrays in (
+            (x.astype(swapped), w, bias),
+            (x, w.astype(swapped), bias),
+            (x, w, bias.astype(swapped)),
+            (x, np.asfortranarray(w), np.repeat(bias, 2)[::2]),
+            (x[..., ::-1][..., ::-1], w[:, :, ::-1][:, :, ::-1], bias),
+            (x.astype(np.int8), w, bias),
+            (x, w.astype(np.int16), bias.astype(np.int16)),
+        ):
+            assert same_bits(fastcorr.conv(*arrays), want)
+
+    def test_out_is_written_in_place_or_by_copy(self):
+        x, w = IMAGE.astype(np.float32), WEIGHTS[:2].astype(np.float32)
+        want = fastcorr.conv(x, w)
+        wide = np.zeros((*want.shape[:-1], 2 * want.shape[-1]), np.float32)
+        for out in (np.zeros_like(want), wide[..., ::2], np.zeros_like(want, order="F"), x[:, :2, :3, :3]):
+            assert fastcorr.conv(x.copy() if out.base is not x else x, w, out=out) is out
+            assert np.array_equal(out, want)
+            x = IMAGE.astype(np.float32)
+
+    def test_a_result_without_axes(self):
+        gx, gk = fastcorr.correlate_vjp(np.array(3 + 1j), np.array(2j), np.array(4 - 1j), need=(True, True))
+        assert (gx.shape, gk.shape) == ((), ())
+        assert (gx, gk) == ((3 + 1j) * (4 - 1j), (3 + 1j).conjugate() * 2j)

@@ -517,3 +517,36 @@ def test_fill_is_cast_as_in_the_function():
     assert nn.conv(x, w, padding=1, fill=2.7).tolist() == [[3, 3, 4]]
     _, gw, _ = gradients.conv_vjp(g, x, w, padding=1, fill=2.7)
     assert gw.tolist() == [[[2 * 0.5 + 1 + 4, 0.5 + 2 + 4]]]
+
+
+class TestBiasGradient:
+    """It is summed by a loop of fastcorr's own where results are float32 or float64, or float16 in float32."""
+
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+    def test_is_the_sum_of_each_channel(self, dtype):
+        rng = np.random.default_rng(0)
+        for batch, channels, n in [
+            (1, 1, 1),
+            (3, 2, 15),
+            (2, 5, 16),
+            (1, 3, 257),
+            (2, 1, 1000),
+            (0, 2, 4),
+            (1, 1, 4099),
+        ]:
+            g = rng.integers(-9, 10, (batch, channels, n)).astype(dtype)
+            x, w = np.zeros((batch, 1, n), dtype), np.zeros((channels, 1, 1), dtype)
+            _, _, gbias = fastcorr.conv_vjp(g, x, w, np.zeros(channels, dtype), need=(False, False, True))
+            assert gbias.dtype == dtype
+            assert np.array_equal(gbias, g.astype(np.int64).sum((0, 2)).astype(dtype))
+
+    def test_error_and_every_layout(self):
+        """An error of log2(n) roundings at most, and the same bits from any memory."""
+        rng = np.random.default_rng(1)
+        g = np.float32(rng.standard_normal((2, 3, 5000)) * 10 ** rng.uniform(-4, 4, (2, 3, 5000)))
+        x, w, bias = np.zeros((2, 1, 5000), np.float32), np.zeros((3, 1, 1), np.float32), np.zeros(3, np.float32)
+        same = [laid_out(g, layout) for layout in LAYOUTS if layout not in ("broadcast", "list")]  # these are others
+        found = [fastcorr.conv_vjp(a, x, w, bias, need=(False, False, True))[2] for a in same]
+        assert all(np.array_equal(other, found[0]) for other in found)
+        bound = (np.log2(5000) + 16) * np.finfo(np.float32).eps * np.abs(g).astype(float).sum((0, 2))
+        assert (np.abs(found[0] - g.astype(float).sum((0, 2))) <= bound).all()

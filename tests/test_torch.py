@@ -190,6 +190,26 @@ def test_gradcheck_of_a_real_and_a_complex_tensor(dtypes):
         assert torch.autograd.gradgradcheck(lambda x, k, face=face: face(x, k, "same", fill=1 + 2j), (x, k))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128], ids=str)
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call[0])
+def test_gradients_are_the_same_whether_or_not_they_are_differentiated(call, dtype, monkeypatch):
+    """The core's at once, and those made of contractions; g is whole, as the sums for bias may be rounded otherwise."""
+    face, options, *shapes = call
+    arrays = [randn(*shape, dtype=dtype) for shape in shapes if shape is not None]
+    y = getattr(fct, face)(*arrays, **options)
+    g = tensor(whole(np.random.default_rng(0), y.shape, str(dtype).removeprefix("torch.")))
+    graph = torch.autograd.grad(y, arrays, g, create_graph=True)
+    monkeypatch.delattr(fct, "_vjp_recorded")
+    plain = torch.autograd.grad(y, arrays, g, retain_graph=True)
+    assert not any(a.requires_grad for a in plain)
+    assert all(a.requires_grad for a in graph[:2])
+    assert all(torch.equal(*pair) for pair in zip(plain, graph, strict=True))
+    for n, a in enumerate(plain):  # each alone, where some tensors are not kept
+        alone = [b if m == n else b.detach() for m, b in enumerate(arrays)]
+        (found,) = torch.autograd.grad(getattr(fct, face)(*alone, **options), arrays[n], g)
+        assert torch.equal(found, a)
+
+
 def test_third_derivatives():
     """Of the sum of y**3, where fill reaches every order: those of the same sum over a padded x."""
     found = []
