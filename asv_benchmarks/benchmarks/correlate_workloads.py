@@ -25,6 +25,7 @@ class Workload(Checked):
     boundary: str = "constant"
     data: str = None  # dtype of the data where it is another; then the call says dtype=
     out: bool = False  # the result goes into an array that already exists
+    method: str = "auto"
     quick: bool = field(default=True, compare=False)
 
     @property
@@ -53,7 +54,8 @@ class Workload(Checked):
     def options(self):
         """What the call says beside the arrays: no defaults, as a user would write it."""
         cast = {"dtype": self.dtype} if self.data else {}
-        return beside_defaults(mode=(self.mode, "valid"), boundary=(self.boundary, "constant")) | cast
+        words = {"mode": (self.mode, "valid"), "boundary": (self.boundary, "constant"), "method": (self.method, "auto")}
+        return beside_defaults(**words) | cast
 
     def arrays(self):
         return noise(self.x, self.data or self.dtype), noise(self.k, self.dtype)
@@ -141,7 +143,7 @@ def workloads():
             for n, sizes in ((512, (16, 64)), (2048, (15, 31, 64, 128)))
             for m in sizes
         ),
-        *grid("incache", [(128, 512), (256, 256)], (5, 7, 9, 11, 15), floats, ([(256, 256)], (7, 11))),
+        *grid("incache", [(128, 512), (256, 256)], (5, 7, 9, 11, 15), floats, ([(256, 256)], (7, 11)), method="direct"),
         # The call that is least more than the tile: nearly every row of x meets a full tile, all lanes full, all in L1.
-        *(Workload("tile", (300, 287), (64, 32), dtype) for dtype in floats),
+        *(Workload("tile", (300, 287), (64, 32), dtype, method="direct") for dtype in floats),
     ]
