@@ -35,16 +35,13 @@ cimport numpy as cnp
 
 import numpy as np
 
-from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store
+from .line cimport CONSTANT, Format, all_finite, copy_line, extend, format_of, gather, real_type, store
 from .panel cimport Axis, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
 from .team cimport run_units, take_block
 from .tile cimport (
-    LANES, MAX_ACC, MAX_OWN, WIDE_OWN, ceil_div, local_vec, real, ring, ring_vectors, tile_own, turn, vec, vec_even,
-    vec_load, vec_odd, vec_zero,
+    LANES, MAX_ACC, MAX_OWN, WIDE_OWN, ceil_div, local_vec, real, stack, stack_rows, stack_vectors, tile_own, turn, vec,
+    vec_part, vec_zero,
 )
-
-cdef extern from "simd.h":
-    void prefetch(const char* p, Py_ssize_t bytes) noexcept nogil
 
 cnp.import_array()
 
@@ -59,7 +56,6 @@ cdef enum:
 cdef Py_ssize_t PANEL_BYTES = 192 << 10                       # per thread, in a 1 MB L2
 cdef Py_ssize_t LINES_BYTES = 24 << 10                        # the same straight, in a 32 kB L1
 cdef Py_ssize_t MOST_POSITIONS = 256                          # of a line
-cdef Py_ssize_t MOST_RING = 4                                 # vectors of `ring`
 cdef double SLAB_SECONDS = 0.01        # between two looks at Ctrl-C
 
 
@@ -90,7 +86,6 @@ cdef struct Job:
     Py_ssize_t places
     Py_ssize_t lines, segment                                 # of a block, positions of each
     bint direct                                               # sums go to y at once
-    Py_ssize_t ahead                                          # bytes from one unit's samples to the next one's, or 0
     Py_ssize_t blocks, line_blocks, segments                  # of groups; of the lines of one place
     Py_ssize_t slice, slices           # weights: line blocks and segments in each
     Py_ssize_t pitch, plane            # reals from line to line in the panel, of an image
@@ -111,6 +106,7 @@ cdef struct Scratch:
     real* line                         # [group][position]
     const real** tap
     Py_ssize_t* image_tap              # where each tap of one image starts in the panel
+    Py_ssize_t filled                  # straight: the `lane0` whose fill lies beside the samples in the panel, or -1
 
 
 cdef struct Block:
@@ -313,97 +309,199 @@ cdef inline Py_ssize_t strip_length(const Job* job) noexcept nogil:
 
 
 cdef void gather_plane(const Job* job, const Source* source, const char* x, const Block* b, real* to) noexcept nogil:
-    """The image of one group under a block: [line][residue of the position modulo the stride][position]."""
+    """The image of one group under a block: [line][residue of the position modulo the stride][position].
+
+    What lies in the fill beside lines of samples is there already.
+    """
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t v = lane.offset + lane.q * b.lane0, i, j, u
-    cdef Py_ssize_t strip = strip_length(job), count = (b.width - 1) * lane.q + lane.p * (lane.k - 1) + 1
+    cdef Py_ssize_t u = line.offset + line.q * b.line0, lines = extent(line, b.lines), i, j
+    cdef Py_ssize_t v = lane.offset + lane.q * b.lane0, strip = strip_length(job), count = sample_count(lane, b)
     cdef Py_ssize_t first = min(max(0, -v), count), last = max(first, min(lane.n - v, count))
-    cdef const char* p
-    cdef const char* q
-    cdef local_vec fill = vec_zero() + source.fill
-    cdef bint plain = (
+    cdef Py_ssize_t above = min(max(0, -u), lines), below = max(above, min(line.n - u, lines))
+    if not (
         source.plain and lane.x == sizeof(real) and (lane.rule == CONSTANT or last - first == count)
-        and first <= LANES and count - last <= LANES and count >= LANES
-    )
-    for i in range(extent(line, b.lines)):
-        u = extend(line.offset + line.q * b.line0 + i, line.n, line.rule) if x != NULL else -1
-        p = x + u * line.x
-        q = p + v * lane.x
-        if u >= 0 and job.ahead:
-            prefetch(p + job.ahead, lane.n * sizeof(real))
-        if u < 0:
-            for j in range(job.pitch):
-                to[j] = source.fill
-        elif plain and lane.q == 1:
-            (<vec*>to)[0] = fill
-            (<vec*>(to + count - LANES))[0] = fill
-            copy_line(<const real*>q + first, to + first, last - first)
-        elif (
-            plain and lane.q == 2 and lane.strips == 2 and source.data <= q
-            and q + 2 * strip * <Py_ssize_t>sizeof(real) <= source.end
-        ):
-            j = 0
-            while j < strip:
-                part(<const real*>q + 2 * j, to + j, to + strip + j)
-                j += LANES
-            for j in range(first):
-                to[j % 2 * strip + j // 2] = source.fill
-            for j in range(last, count):
-                to[j % 2 * strip + j // 2] = source.fill
-        else:
-            for j in range(lane.strips):
-                gather(
-                    &source.format, p, to + j * strip, extent(lane, b.width), v + j, lane.q, lane.n, lane.x, lane.rule,
-                    source.fill,
-                )
-        to += job.pitch
+        and (line.rule == CONSTANT or below - above == lines)
+        and (lane.q == 1 or (lane.q == 2 and lane.strips == 2 and last - first >= 2 * LANES))
+    ):
+        for i in range(lines):
+            j = extend(u + i, line.n, line.rule) if x != NULL else -1
+            if j < 0:
+                fill_lines(to + i * job.pitch, job.pitch, source.fill)
+                continue
+            gather_strips(job, source, x + j * line.x, v, extent(lane, b.width), to + i * job.pitch)
+        return
+    if x == NULL:
+        above = below = lines
+    fill_lines(to, above * job.pitch, source.fill)
+    fill_lines(to + below * job.pitch, (lines - below) * job.pitch, source.fill)
+    to += above * job.pitch
+    x += (u + above) * line.x + (v + first) * <Py_ssize_t>sizeof(real)
+    if lane.q == 1:
+        copy_lines(<const real*>x, line.x, last - first, below - above, to + first, job.pitch)
+    else:
+        part_lines(
+            <const real*>x, line.x, last - first, below - above, to + first % 2 * strip + first // 2,
+            to + (first + 1) % 2 * strip + (first + 1) // 2, job.pitch,
+        )
 
 
-cdef inline void part(const real* p, real* even, real* odd) noexcept nogil:
-    cdef local_vec a = vec_load(p), b = vec_load(p + LANES)
-    (<vec*>odd)[0] = vec_odd(a, b)
-    (<vec*>even)[0] = vec_even(a, b)
+cdef void gather_strips(
+    const Job* job, const Source* source, const char* x, Py_ssize_t v, Py_ssize_t count, real* to
+) noexcept nogil:
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t j
+    for j in range(lane.strips):
+        gather(
+            &source.format, x, to + j * strip_length(job), count, v + j, lane.q, lane.n, lane.x, lane.rule, source.fill,
+        )
+
+
+cdef inline void fill_lines(real* to, Py_ssize_t n, real value) noexcept nogil:
+    """`n` reals, whole vectors."""
+    cdef local_vec fill = vec_zero() + value
+    cdef Py_ssize_t i
+    for i in range(n // LANES):
+        (<vec*>(to + i * LANES))[0] = fill
+
+
+cdef void copy_lines(
+    const real* p, Py_ssize_t step, Py_ssize_t n, Py_ssize_t lines, real* to, Py_ssize_t pitch
+) noexcept nogil:
+    """Lines of samples, `step` bytes apart."""
+    cdef Py_ssize_t _lines
+    for _lines in range(lines):
+        copy_line(p, to, n)
+        p = <const real*>(<const char*>p + step)
+        to += pitch
+
+
+cdef void part_lines(
+    const real* p, Py_ssize_t step, Py_ssize_t n, Py_ssize_t lines, real* even, real* odd,
+    Py_ssize_t pitch
+) noexcept nogil:
+    """The same, samples of even number and of odd number; at least two vectors."""
+    cdef Py_ssize_t _lines, i, pairs = n // 2
+    cdef local_vec a, b
+    for _lines in range(lines):
+        i = 0
+        while i < pairs:
+            i = min(i, pairs - LANES)
+            vec_part(p + 2 * i, &a, &b)
+            (<vec*>(even + i))[0] = a
+            (<vec*>(odd + i))[0] = b
+            i += LANES
+        if n % 2:
+            even[pairs] = p[n - 1]
+        p = <const real*>(<const char*>p + step)
+        even += pitch
+        odd += pitch
+
+
+cdef inline Py_ssize_t sample_count(const Axis* lane, const Block* b) noexcept nogil:
+    """Straight: of a line under a block, those between what taps read as well."""
+    return (b.width - 1) * lane.q + lane.p * (lane.k - 1) + 1
+
+
+cdef inline bint stacked(const Job* job) noexcept nogil:
+    """Straight: whether output lines share loads of enough lines of samples: with three, one line alone is as fast."""
+    return job.axis[job.naxes - 2].q == 1 and job.axis[job.naxes - 2].p == 1 and job.axis[job.naxes - 2].k > 3
+
+
+cdef void find_line_taps(const Job* job, Scratch* s) noexcept nogil:
+    """Straight: where each tap starts. Of a stack those of one line, as the others lie below."""
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    # The samples inside start at a vector, as far as one address suits all strips.
+    cdef const real* panel = s.panel + (LANES - max(<Py_ssize_t>0, -lane.offset) // lane.q % LANES) % LANES
+    cdef Py_ssize_t t
+    for t in range((1 if stacked(job) else line.k) * lane.k):
+        s.tap[t] = panel + t // lane.k * line.p * job.pitch
+        s.tap[t] += lane.p * (t % lane.k) % lane.q * strip_length(job) + lane.p * (t % lane.k) // lane.q
 
 
 cdef void add_lines(const Job* job, const Block* b, Scratch* s) noexcept nogil:
-    """All products of one residue and one group, to y if it takes them as they are, else to the sums."""
+    """All products of some groups, to y if it takes them as they are, else to the sums."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t strip = strip_length(job), rows = ceil_div(line.k, line.q), across, r, i, j, t
-    cdef int left, n
+    cdef Py_ssize_t v = lane.offset + lane.q * b.lane0, across = sum_pitch(job), g, r, i
+    cdef const char* x = x_start(job, b, 0)
     cdef real bias = -0.0  # adds nothing, to any number
-    cdef real* to
-    cdef real* last
-    gather_plane(job, &job.x, x_start(job, b, 0), b, s.panel)
-    for i in range(lane.k):
-        s.tap[i] = s.panel + lane.p * i % lane.q * strip + lane.p * i // lane.q
-    for r in range(job.rows):
-        if job.bias != NULL:
-            bias = job.bias[b.index * job.rows + r]
-        if job.direct:
-            to = <real*>(y_start(job, b) + r * job.y_row + b.line0 * line.y + b.lane0 * lane.y)
-            across = line.y // <Py_ssize_t>sizeof(real)
-        else:
-            across = sum_pitch(job)
-            to = s.sums + r * job.lines * across
-        left, j = <int>ceil_div(b.width, LANES), 0
-        while left > 0:
-            n = <int>ceil_div(left, ceil_div(left, ring_vectors(rows)))
-            left -= n
-            # The last vectors are moved back, to end with the line. Those of a short line do not: what they leave past
-            # its end is overwritten by the next line, and the last one is made elsewhere.
-            t = min(j, max(0, b.width - n * LANES))
-            last = to + (b.lines - 1) * across + t
-            if b.width < n * LANES:
-                last = s.line
-            ring(
-                <int>rows, n, b.lines, line.q, line.k - line.q * (rows - 1), lane.k, s.tap, t, job.pitch,
-                job.a + (b.index * job.rows + r) * job.image_taps, bias, to + t, across, last,
-            )
-            if b.width < n * LANES:
-                copy_line(last, to + (b.lines - 1) * across, b.width)
-            j += n * LANES
+    cdef real* panel = <real*>s.tap[0]
+    cdef real* to = s.sums
+    if s.filled != b.lane0:
+        s.filled = b.lane0
+        if v < 0 or v + sample_count(lane, b) > lane.n:
+            fill_lines(panel, job.members * job.plane, job.x.fill)
+    for g in range(b.groups):
+        gather_plane(job, &job.x, x if x == NULL else x + g * job.x.group, b, panel + g * job.plane)
+    if job.direct:
+        across = line.y // <Py_ssize_t>sizeof(real)
+    for g in range(b.groups):
+        for r in range(job.rows):
+            i = (b.index * job.members + g) * job.rows + r
+            if job.bias != NULL:
+                bias = job.bias[i]
+            if job.direct:
+                to = <real*>(
+                    y_start(job, b) + g * job.y.group + r * job.y_row + b.line0 * line.y + b.lane0 * lane.y
+                )
+            add_row(job, b, s, g * job.plane, job.a + i * job.image_taps, bias, to, across)
+            to += job.lines * across
+
+
+cdef void add_row(
+    const Job* job, const Block* b, Scratch* s, Py_ssize_t at, const real* w, real bias, real* to, Py_ssize_t across
+) noexcept nogil:
+    """All products of one group and row."""
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t left = ceil_div(b.width, LANES), j = 0, span = line.p * (line.k - 1) + 1, t, i, k, stacks, some
+    cdef Py_ssize_t begin, end, first = 0, last = extent(line, b.lines), a0, a1
+    cdef bint apart, together = stacked(job)
+    cdef int n, rows
+    if job.x.fill == 0 and line.rule == CONSTANT and all_finite(w, job.image_taps):  # fill adds nothing
+        first = -(line.offset + line.q * b.line0)
+        last = min(last, first + line.n)
+        first = max(<Py_ssize_t>0, first)
+    while left > 0:
+        n = <int>ceil_div(left, ceil_div(left, <Py_ssize_t>stack_vectors(not together)))
+        left -= n
+        # The last vectors are moved back, to end with the line. Those of a short line do not: what they leave past its
+        # end is overwritten by the next line, and the last ones are made elsewhere.
+        t = min(j, max(0, b.width - n * LANES))
+        j += n * LANES
+        i, stacks = 0, b.lines
+        if together:
+            stacks = ceil_div(b.lines, min(line.k, <Py_ssize_t>stack_rows(n)))
+        while stacks > 0:
+            rows = <int>ceil_div(b.lines - i, stacks)
+            some = b.lines - i - (rows - 1) * stacks  # have so many rows, the others one less
+            begin, end = first - i * line.q, last - i * line.q
+            if begin > 0:
+                some = 1
+            elif (some * rows - 1) * line.q + span > end:
+                some = max(<Py_ssize_t>1, (end - span + line.q) // (rows * line.q))
+            apart = b.width < n * LANES and some == stacks
+            if apart and some > 1:
+                some, apart = some - 1, False
+            if together:
+                stack(
+                    rows, n, some, begin, end, line.k, lane.k, s.tap, at + i * job.pitch + t, job.pitch, job.pitch, w,
+                    bias, s.line if apart else to + i * across + t, n * LANES if apart else across,
+                )
+            else:
+                a0 = ceil_div(max(<Py_ssize_t>0, begin), line.p)
+                a1 = max(a0, min(line.k, ceil_div(max(<Py_ssize_t>0, end), line.p)))
+                stack(
+                    1, n, some, 0, 1, 1, (a1 - a0) * lane.k, s.tap + a0 * lane.k, at + i * line.q * job.pitch + t, 0,
+                    line.q * job.pitch, w + a0 * lane.k, bias, s.line if apart else to + i * across + t,
+                    n * LANES if apart else across,
+                )
+            for k in range(rows if apart else 0):
+                copy_line(s.line + k * n * LANES, to + (i + k) * across, b.width)
+            i += some * rows
+            stacks -= some
 
 
 cdef inline Py_ssize_t sum_pitch(const Job* job) noexcept nogil:
@@ -417,8 +515,9 @@ cdef void leave_lines(const Job* job, const Block* b, Scratch* s) noexcept nogil
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t r, i
     cdef char* y
-    for r in range(job.rows):
-        y = <char*>y_start(job, b) + r * job.y_row + b.line0 * line.y + b.lane0 * lane.y
+    for r in range(b.groups * job.rows):
+        y = <char*>y_start(job, b) + r // job.rows * job.y.group + r % job.rows * job.y_row
+        y += b.line0 * line.y + b.lane0 * lane.y
         for i in range(b.lines):
             store(
                 job.y.format.type, s.sums + (r * job.lines + i) * sum_pitch(job), y + i * line.y, b.width, lane.y
@@ -465,11 +564,15 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
     """Some lines of one place, of one block of groups."""
     cdef const Job* job = <const Job*>given
     cdef const Job* one = job
-    cdef Py_ssize_t patches = job.places * job.line_blocks * job.segments
+    cdef Py_ssize_t patches = job.line_blocks * job.segments, block = unit // patches
     cdef Block b
     cdef Scratch* s = <Scratch*>scratch
     cdef Py_ssize_t whole
-    find_block(job, unit // patches, unit % patches, &b)
+    if job.straight:  # in the order of memory
+        find_block(job, block % job.blocks, block // job.blocks * patches + unit % patches, &b)
+    else:
+        patches *= job.places
+        find_block(job, unit // patches, unit % patches, &b)
     whole = min(job.segment * job.phases, job.width - b.lane0 * job.phases)
     while one != NULL:
         b.width = ceil_div(whole - one.phase, job.phases)
@@ -539,7 +642,7 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     cdef const Job* one = job
     cdef Py_ssize_t whole = job.segment * job.phases, panel = 0, sums, line = job.lines * whole, taps = 0, tables
     while one != NULL:
-        panel = max(panel, one.together * one.plane)
+        panel = max(panel, (one.members if one.straight else one.together) * one.plane)
         line = max(line, extent(&one.axis[one.naxes - 1], job.segment))
         taps = max(taps, one.image_taps)
         one = one.next
@@ -548,8 +651,8 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     sums = (job.lines * whole * (1 if job.weights else job.rows) + LANES) * LANES
     line = (line + 2 * LANES) * LANES
     if job.straight:
-        sums = 0 if job.direct else job.rows * job.lines * sum_pitch(job)
-        line = MOST_RING * LANES
+        sums = 0 if job.direct else job.members * job.rows * job.lines * sum_pitch(job)
+        line = MAX_ACC * LANES
     tables = (sizeof(Scratch) + (CHUNK + taps) * sizeof(Py_ssize_t) + 63) // 64 * 64
     cdef void* block = take_block(64 + tables + (panel + sums + line) * sizeof(real))
     if block == NULL:
@@ -562,9 +665,12 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     s.panel = <real*>(p + tables)
     s.sums = s.panel + panel
     s.line = s.sums + sums
+    s.filled = -1
     memset(s.panel, 0, (panel + sums + line) * sizeof(real))
     if job.weights:
         find_image_taps(job, s)
+    elif job.straight:
+        find_line_taps(job, s)
     return s
 
 
@@ -596,7 +702,7 @@ cdef void measure_panel(Job* job) noexcept:
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     if job.straight:
         job.pitch = lane.strips * strip_length(job)
-        job.plane = (extent(line, job.lines) + line.q) * job.pitch  # the last class of lines may end later
+        job.plane = extent(line, job.lines) * job.pitch
         return
     job.pitch = extent(lane, job.segment) * LANES
     job.plane = line.strips * lane.strips * extent(line, job.lines) * job.pitch
@@ -608,7 +714,6 @@ cdef void lay_out(Job* job, int threads) noexcept:
     cdef Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t i, most
     lay_out_panel(job)
-    job.blocks = ceil_div(job.groups, job.members)
     job.segments = ceil_div(lane.m, max(1, MOST_POSITIONS // job.phases))
     job.segment = ceil_div(lane.m, job.segments)
     job.segments = ceil_div(lane.m, job.segment)
@@ -619,21 +724,22 @@ cdef void lay_out(Job* job, int threads) noexcept:
         most = (LINES_BYTES if job.straight else PANEL_BYTES) // (i * job.members * <Py_ssize_t>sizeof(real))
         most = max(most - line.shift, line.shift // 2) // step(line)
         if threads > 1:
-            most = min(most, line.m * job.blocks * job.places * job.segments // (4 * threads))
+            i = ceil_div(job.groups, job.members) * job.places * job.segments
+            most = min(most, line.m * i // (4 * threads))
     most = min(line.m, max(1, most))
     job.line_blocks = ceil_div(line.m, most)
     job.lines = ceil_div(line.m, job.line_blocks)
     job.line_blocks = ceil_div(line.m, job.lines)
+    measure_panel(job)
+    if job.straight:
+        most = job.groups * job.places * job.line_blocks * job.segments // (4 * threads)
+        most = min(most, LINES_BYTES // (job.plane * <Py_ssize_t>sizeof(real)))
+        job.members = max(1, min(most, job.groups))
+    job.blocks = ceil_div(job.groups, job.members)
     job.units = job.blocks * job.places * job.line_blocks * job.segments
     job.direct = job.straight and job.y.plain and lane.y == sizeof(real)
-    if lane.m - (job.segments - 1) * job.segment < MOST_RING * LANES:  # vectors may end past a line, within the next
+    if lane.m - (job.segments - 1) * job.segment < stack_vectors(True) * LANES:  # vectors may end past a line, within the next
         job.direct = job.direct and job.segments == 1 and line.y == lane.m * lane.y and 2 * lane.m >= LANES
-    job.ahead = 0
-    if job.straight and job.segments * job.places == job.batch:
-        job.ahead = job.x_batch if job.batch > 1 else job.x.group
-        if job.line_blocks > 1:
-            job.ahead = job.lines * line.q * line.x
-    measure_panel(job)
     if job.weights:
         i = job.places * job.line_blocks * job.segments
         most = job.places * line.m * lane.m // SLICE
@@ -656,8 +762,7 @@ cdef bint suits_lines(const Job* job, bint residues) noexcept:
     for i in range(job.naxes - 2):
         images *= job.axis[i].k
     return (
-        not job.weights and not residues and images == 1 and line.p == 1 and line.k * lane.k <= CHUNK
-        and 0 < ring_vectors(ceil_div(line.k, line.q)) and ceil_div(line.k, line.q) <= line.m
+        not job.weights and not residues and images == 1 and line.k * lane.k <= CHUNK
         and abs(lane.x) < abs(job.x.group) and lane.m * 4 >= LANES * (5 if lane.q == 1 else 12)
     )
 
@@ -674,15 +779,11 @@ cdef void set_source(Source* source, cnp.ndarray a) noexcept:
 
 
 cdef cnp.ndarray pack(const Job* job, w):
-    """Groups last, in blocks of LANES; straight as `ring` takes them."""
-    cdef Py_ssize_t groups = w.shape[0], blocks = ceil_div(w.shape[0], LANES), q
+    """Groups last, in blocks of LANES; straight as `stack` takes them."""
+    cdef Py_ssize_t groups = w.shape[0], blocks = ceil_div(w.shape[0], LANES)
     if job.straight:
-        q = job.axis[job.naxes - 2].q
         w = w.reshape(groups, job.rows, -1, w.shape[w.ndim - 1] if w.ndim > 3 else 1)
-        parts = [w[:, :, c::q][:, :, ::-1].swapaxes(2, 3) for c in range(q)]
-        if q == 1:
-            return np.ascontiguousarray(parts[0])
-        return np.concatenate([one.reshape(groups, job.rows, -1) for one in parts], 2)
+        return np.ascontiguousarray(w[:, :, ::-1].swapaxes(2, 3) if stacked(job) else w)
     padded = np.zeros((blocks * LANES, w.size // groups), w.dtype)
     padded[:groups] = w.reshape(groups, -1)
     return np.ascontiguousarray(padded.reshape(blocks, LANES, -1).swapaxes(1, 2))
