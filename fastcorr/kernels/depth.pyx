@@ -86,6 +86,7 @@ cdef struct Job:
     Py_ssize_t places
     Py_ssize_t lines, segment                                 # of a block, positions of each
     bint direct                                               # sums go to y at once
+    bint skips                         # straight: lines of the fill, as they add nothing
     Py_ssize_t blocks, line_blocks, segments                  # of groups; of the lines of one place
     Py_ssize_t slice, slices           # weights: line blocks and segments in each
     Py_ssize_t pitch, plane            # reals from line to line in the panel, of an image
@@ -244,7 +245,7 @@ cdef void add_taps(
     cdef const real* a
     cdef real* sums
     cdef bint fresh = at == 0 and job.bias == NULL
-    if MAX_ACC >= WIDE_OWN and across == LANES and apart == LANES and b.width % WIDE_OWN == 0:
+    if across == LANES and b.width % WIDE_OWN == 0:
         n = WIDE_OWN
     for v in range(MAX_OWN):
         place[v] = v * across
@@ -260,7 +261,8 @@ cdef void add_taps(
                 most = min(most, j)
                 panels = j // most
                 tile_own(
-                    <int>most, panels, taps, s.tap, v, a, place, most * across, NULL if fresh else sums, sums, apart
+                    <int>most, panels, taps, s.tap, v, a, NULL if across == LANES else place, most * across,
+                    NULL if fresh else sums, sums, apart,
                 )
                 v += panels * most * across
                 sums += panels * most * apart
@@ -420,88 +422,102 @@ cdef void find_line_taps(const Job* job, Scratch* s) noexcept nogil:
         s.tap[t] += lane.p * (t % lane.k) % lane.q * strip_length(job) + lane.p * (t % lane.k) // lane.q
 
 
+cdef struct Run:
+    int rows, vectors                  # of a stack
+    Py_ssize_t stacks
+    Py_ssize_t begin, end              # lines of samples that count, from the first of the first stack on
+    Py_ssize_t line, position          # where the first one starts
+    bint apart                         # made elsewhere and copied to y
+
+
 cdef void add_lines(const Job* job, const Block* b, Scratch* s) noexcept nogil:
     """All products of some groups, to y if it takes them as they are, else to the sums."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t v = lane.offset + lane.q * b.lane0, across = sum_pitch(job), g, r, i
+    cdef Py_ssize_t v = lane.offset + lane.q * b.lane0, first = 0, last = extent(line, b.lines), g, stacks, some
+    cdef Py_ssize_t left = ceil_div(b.width, LANES), position = 0, span = line.p * (line.k - 1) + 1
     cdef const char* x = x_start(job, b, 0)
-    cdef real bias = -0.0  # adds nothing, to any number
     cdef real* panel = <real*>s.tap[0]
-    cdef real* to = s.sums
+    cdef bint together = stacked(job)
+    cdef Run run
     if s.filled != b.lane0:
         s.filled = b.lane0
         if v < 0 or v + sample_count(lane, b) > lane.n:
             fill_lines(panel, job.members * job.plane, job.x.fill)
     for g in range(b.groups):
         gather_plane(job, &job.x, x if x == NULL else x + g * job.x.group, b, panel + g * job.plane)
-    if job.direct:
-        across = line.y // <Py_ssize_t>sizeof(real)
-    for g in range(b.groups):
-        for r in range(job.rows):
-            i = (b.index * job.members + g) * job.rows + r
-            if job.bias != NULL:
-                bias = job.bias[i]
-            if job.direct:
-                to = <real*>(
-                    y_start(job, b) + g * job.y.group + r * job.y_row + b.line0 * line.y + b.lane0 * lane.y
-                )
-            add_row(job, b, s, g * job.plane, job.a + i * job.image_taps, bias, to, across)
-            to += job.lines * across
-
-
-cdef void add_row(
-    const Job* job, const Block* b, Scratch* s, Py_ssize_t at, const real* w, real bias, real* to, Py_ssize_t across
-) noexcept nogil:
-    """All products of one group and row."""
-    cdef const Axis* line = &job.axis[job.naxes - 2]
-    cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t left = ceil_div(b.width, LANES), j = 0, span = line.p * (line.k - 1) + 1, t, i, k, stacks, some
-    cdef Py_ssize_t begin, end, first = 0, last = extent(line, b.lines), a0, a1
-    cdef bint apart, together = stacked(job)
-    cdef int n, rows
-    if job.x.fill == 0 and line.rule == CONSTANT and all_finite(w, job.image_taps):  # fill adds nothing
+    if job.skips:
         first = -(line.offset + line.q * b.line0)
         last = min(last, first + line.n)
         first = max(<Py_ssize_t>0, first)
     while left > 0:
-        n = <int>ceil_div(left, ceil_div(left, <Py_ssize_t>stack_vectors(not together)))
-        left -= n
+        run.vectors = <int>ceil_div(left, ceil_div(left, <Py_ssize_t>stack_vectors(not together)))
+        left -= run.vectors
         # The last vectors are moved back, to end with the line. Those of a short line do not: what they leave past its
         # end is overwritten by the next line, and the last ones are made elsewhere.
-        t = min(j, max(0, b.width - n * LANES))
-        j += n * LANES
-        i, stacks = 0, b.lines
+        run.position = min(position, max(0, b.width - run.vectors * LANES))
+        position += run.vectors * LANES
+        run.line, stacks = 0, b.lines
         if together:
-            stacks = ceil_div(b.lines, min(line.k, <Py_ssize_t>stack_rows(n)))
+            stacks = ceil_div(b.lines, min(line.k, <Py_ssize_t>stack_rows(run.vectors)))
         while stacks > 0:
-            rows = <int>ceil_div(b.lines - i, stacks)
-            some = b.lines - i - (rows - 1) * stacks  # have so many rows, the others one less
-            begin, end = first - i * line.q, last - i * line.q
-            if begin > 0:
+            run.rows = <int>ceil_div(b.lines - run.line, stacks)
+            some = b.lines - run.line - (run.rows - 1) * stacks  # have so many rows, the others one less
+            run.begin, run.end = first - run.line * line.q, last - run.line * line.q
+            if run.begin > 0:
                 some = 1
-            elif (some * rows - 1) * line.q + span > end:
-                some = max(<Py_ssize_t>1, (end - span + line.q) // (rows * line.q))
-            apart = b.width < n * LANES and some == stacks
-            if apart and some > 1:
-                some, apart = some - 1, False
+            elif (some * run.rows - 1) * line.q + span > run.end:
+                some = max(<Py_ssize_t>1, (run.end - span + line.q) // (run.rows * line.q))
+            run.apart = b.width < run.vectors * LANES and some == stacks
+            if run.apart and some > 1:
+                some, run.apart = some - 1, False
+            run.stacks = some
+            add_run(job, b, s, &run)
+            run.line += some * run.rows
+            stacks -= some
+
+
+cdef void add_run(const Job* job, const Block* b, Scratch* s, const Run* run) noexcept nogil:
+    """Stacks of all groups and rows."""
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t at = run.line * line.q * job.pitch + run.position, across, g, r, k
+    cdef Py_ssize_t first = ceil_div(max(<Py_ssize_t>0, run.begin), line.p)
+    cdef Py_ssize_t last = min(line.k, ceil_div(max(<Py_ssize_t>0, run.end), line.p))
+    cdef Py_ssize_t step = run.vectors * LANES
+    cdef real bias = -0.0  # adds nothing, to any number
+    cdef bint together = stacked(job)
+    cdef const real* w = job.a + b.index * job.members * job.rows * job.image_taps
+    cdef char* y = <char*>s.sums
+    cdef real* to
+    across = sum_pitch(job)
+    if job.direct:
+        across = line.y // <Py_ssize_t>sizeof(real)
+        y = <char*>y_start(job, b) + b.line0 * line.y + b.lane0 * lane.y
+    y += (run.line * across + run.position) * <Py_ssize_t>sizeof(real)
+    for g in range(b.groups):
+        for r in range(job.rows):
+            if job.bias != NULL:
+                bias = job.bias[(b.index * job.members + g) * job.rows + r]
+            if job.direct:
+                to = <real*>(y + g * job.y.group + r * job.y_row)
+            else:
+                to = <real*>y + (g * job.rows + r) * job.lines * across
             if together:
                 stack(
-                    rows, n, some, begin, end, line.k, lane.k, s.tap, at + i * job.pitch + t, job.pitch, job.pitch, w,
-                    bias, s.line if apart else to + i * across + t, n * LANES if apart else across,
+                    run.rows, run.vectors, run.stacks, run.begin, run.end, line.k, lane.k, s.tap, at, job.pitch,
+                    job.pitch, w, bias, s.line if run.apart else to, step if run.apart else across,
                 )
             else:
-                a0 = ceil_div(max(<Py_ssize_t>0, begin), line.p)
-                a1 = max(a0, min(line.k, ceil_div(max(<Py_ssize_t>0, end), line.p)))
                 stack(
-                    1, n, some, 0, 1, 1, (a1 - a0) * lane.k, s.tap + a0 * lane.k, at + i * line.q * job.pitch + t, 0,
-                    line.q * job.pitch, w + a0 * lane.k, bias, s.line if apart else to + i * across + t,
-                    n * LANES if apart else across,
+                    1, run.vectors, run.stacks, 0, 1, 1, max(<Py_ssize_t>0, last - first) * lane.k,
+                    s.tap + first * lane.k, at, 0, line.q * job.pitch, w + first * lane.k, bias,
+                    s.line if run.apart else to, step if run.apart else across,
                 )
-            for k in range(rows if apart else 0):
-                copy_line(s.line + k * n * LANES, to + (i + k) * across, b.width)
-            i += some * rows
-            stacks -= some
+            for k in range(run.rows if run.apart else 0):
+                copy_line(s.line + k * step, to + k * across, b.width)
+            w += job.image_taps
+        at += job.plane
 
 
 cdef inline Py_ssize_t sum_pitch(const Job* job) noexcept nogil:
@@ -920,6 +936,10 @@ cdef class Depth:
                 lay_out_panel(&job[i])
                 job[i].lines, job[i].segment, job[i - 1].next = job.lines, job.segment, &job[i]
                 measure_panel(&job[i])
+            job[i].skips = (
+                job.straight and job.x.fill == 0 and job.axis[job.naxes - 2].rule == CONSTANT
+                and all_finite(job[i].a, array.size)
+            )
             work += <double>job.lines * job.segment * job.rows * job[i].images * job[i].image_taps * job.members
         work *= job.slice if job.weights else 1
         slab = <Py_ssize_t>max(<double>threads, min(<double>job.units, SLAB_SECONDS * self.rate * threads / work))

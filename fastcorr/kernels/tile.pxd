@@ -33,7 +33,10 @@ cdef enum:
     PF1 = 16
     PF2 = 24
     MAX_OWN = 9    # vectors of `tile_own`: 3 x 3 kernel positions
-    WIDE_OWN = 14  # or these, if MAX_ACC allows: pictures in networks are 7 times a power of two wide
+    WIDE_OWN = 14  # or these, side by side: pictures in networks are 7 times a power of two wide
+    MOST_ACC = 24  # of any build, WIDE_OWN among them
+    PLACED = 1     # vectors of `tile_own` lie anywhere
+    BESIDE = 2     # or side by side
 
 
 cdef enum:
@@ -49,7 +52,7 @@ cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
 
 
 cdef inline always_inline_void _step(
-    const bint apart, const bint own, const bint fresh, const int rows, const int vectors, Py_ssize_t taps,
+    const bint apart, const int own, const bint fresh, const int rows, const int vectors, Py_ssize_t taps,
     const real* const* tap, Py_ssize_t at, const real* w, const Py_ssize_t* place, Py_ssize_t step, local_vec* acc,
 ) noexcept nogil:
     # The multiply loop, adding to `acc`, or to zero. Inlined with constant `rows` and `vectors`, so that the loops over
@@ -71,7 +74,7 @@ cdef inline always_inline_void _step(
         if own:
             x[0] = vec_load(q)
             for v in range(vectors):
-                acc[v] += x[0] * (<const vec*>(p + (v * LANES if place == NULL else place[v])))[0]
+                acc[v] += x[0] * (<const vec*>(p + (v * LANES if own == BESIDE else place[v])))[0]
         elif rows == 1:  # nothing to share: each load is used and gone
             for v in range(vectors):
                 acc[v] += q[0] * vec_load(p + v * LANES)
@@ -97,13 +100,13 @@ cdef inline always_inline_void _clear(const int count, local_vec* total) noexcep
 
 
 cdef inline always_inline_void _tile(
-    const bint apart, const bint own, const int rows, const int vectors, Py_ssize_t panels, Py_ssize_t taps,
+    const bint apart, const int own, const int rows, const int vectors, Py_ssize_t panels, Py_ssize_t taps,
     const real* const* tap, Py_ssize_t at, const real* w, const Py_ssize_t* place, Py_ssize_t step, bint carry,
     const real* const* src, real* const* dst, Py_ssize_t across, Py_ssize_t src_step, Py_ssize_t dst_step,
 ) noexcept nogil:
     # `across`: reals from one vector of sums to the next. The loop over panels has a second use: what is in a loop gcc
     # unrolls early enough to keep the sums in registers to the end.
-    cdef local_vec acc[MAX_ACC]
+    cdef local_vec acc[MOST_ACC]
     cdef Py_ssize_t _panel, shift = 0, src_shift = 0
     cdef real* p
     cdef int r, v
@@ -221,6 +224,32 @@ cdef inline void tile_apart(
         )
 
 
+cdef inline always_inline_void _any_own(
+    const int own, int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap, Py_ssize_t at,
+    const real* w, const Py_ssize_t* place, Py_ssize_t step, const real* src, real* dst, Py_ssize_t across,
+) noexcept nogil:
+    if vectors == 1:
+        _tile(False, own, 1, 1, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 2:
+        _tile(False, own, 1, 2, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 3:
+        _tile(False, own, 1, 3, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 4:
+        _tile(False, own, 1, 4, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 5:
+        _tile(False, own, 1, 5, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 6:
+        _tile(False, own, 1, 6, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 7:
+        _tile(False, own, 1, 7, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 8:
+        _tile(False, own, 1, 8, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif own == PLACED or vectors == 9:
+        _tile(False, own, 1, 9, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    else:
+        _tile(False, BESIDE, 1, WIDE_OWN, panels, taps, tap, at, w, NULL, step, False, &src, &dst, across, 0, 0)
+
+
 cdef inline void tile_own(
     int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap, Py_ssize_t at, const real* w,
     const Py_ssize_t* place, Py_ssize_t step, const real* src, real* dst, Py_ssize_t across,
@@ -228,28 +257,13 @@ cdef inline void tile_own(
     """`panels` rows of up to MAX_OWN vectors, each lane with its own weights: those of tap t are ``w[t * LANES]`` on.
 
     Vector v of a tap is ``place[v]`` reals from where its lanes start, that of the next row `step` reals further on.
-    Those of `src`, which may be NULL, and `dst` are `across` reals apart. WIDE_OWN vectors lie side by side everywhere.
+    Without places they lie side by side, and may be WIDE_OWN. Those of `src`, which may be NULL, and `dst` are `across`
+    reals apart.
     """
-    if vectors == 1:
-        _tile(False, True, 1, 1, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 2:
-        _tile(False, True, 1, 2, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 3:
-        _tile(False, True, 1, 3, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 4:
-        _tile(False, True, 1, 4, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 5:
-        _tile(False, True, 1, 5, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 6:
-        _tile(False, True, 1, 6, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 7:
-        _tile(False, True, 1, 7, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 8:
-        _tile(False, True, 1, 8, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 9:
-        _tile(False, True, 1, 9, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif MAX_ACC >= WIDE_OWN:
-        _tile(False, True, 1, WIDE_OWN, panels, taps, tap, at, w, NULL, step, False, &src, &dst, LANES, 0, 0)
+    if place == NULL:
+        _any_own(BESIDE, vectors, panels, taps, tap, at, w, NULL, step, src, dst, across)
+    else:
+        _any_own(PLACED, vectors, panels, taps, tap, at, w, place, step, src, dst, across)
 
 
 cdef inline always_inline_void _stack_line(
