@@ -406,8 +406,12 @@ cdef inline Py_ssize_t sample_count(const Axis* lane, const Block* b) noexcept n
 
 
 cdef inline bint stacked(const Job* job) noexcept nogil:
-    """Straight: whether output lines share loads of enough lines of samples: with three, one line alone is as fast."""
-    return job.axis[job.naxes - 2].q == 1 and job.axis[job.naxes - 2].p == 1 and job.axis[job.naxes - 2].k > 3
+    """Straight: whether some output lines are made together, which share loads, but meet lines of samples one by one.
+
+    Of three lines, one wide output line alone is as fast, and stays in the order of memory.
+    """
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    return line.q == 1 and line.p == 1 and (line.k > 3 or job.axis[job.naxes - 1].m <= 4 * LANES)
 
 
 cdef void find_line_taps(const Job* job, Scratch* s) noexcept nogil:
@@ -779,7 +783,7 @@ cdef bint suits_lines(const Job* job, bint residues) noexcept:
         images *= job.axis[i].k
     return (
         not job.weights and not residues and images == 1 and line.k * lane.k <= CHUNK
-        and abs(lane.x) < abs(job.x.group) and lane.m * 4 >= LANES * (5 if lane.q == 1 else 12)
+        and abs(lane.x) < abs(job.x.group) and lane.m * 4 >= LANES * 5
     )
 
 
