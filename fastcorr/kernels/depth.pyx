@@ -9,9 +9,11 @@ SCHEDULE    A unit is a block of groups by some lines of one place (batch entry,
             axes); for a weight gradient by a slice, many such blocks in order. The samples under it are gathered into
             a panel. Units run in parallel.
 
-            Straight, for y and x of one image whose lines are wide: lanes are positions, a block is one group. `ring`
-            streams down the panel, [line][position], a few vectors wide; each line, read once, adds to all lines of y
-            that it meets, whose sums are in registers.
+            Straight, for y and x of one image whose lines are not too narrow: lanes are positions, and a block is some
+            groups. The panel of each has its lines of samples, for each residue modulo the stride; what lies in the
+            fill beside them is written once. `stack` makes some output lines at a time, whose sums are in registers
+            from the first product to the last: a line of samples adds to all of them that it meets. Output lines that
+            share none, or are wide and have few taps, are made one by one, from a list of all taps.
 
             Turned, for all else: lanes are LANES neighbouring groups. They share no sample, so each has weights of its
             own. In the panel, [line][position][group], each tap of each position is one aligned vector.
@@ -24,7 +26,7 @@ SCHEDULE    A unit is a block of groups by some lines of one place (batch entry,
 NUMERICS    Chunks of at most CHUNK taps are summed on their own and added in order. Of a weight gradient, blocks of
             lines are too, and slices of these. All follow from the shape alone: results are bitwise the same for any
             number of threads, y and x also for any batch and any position. Straight and turned add the same products
-            in the same order.
+            in the same order, but for those of lines of zero fill, which straight leaves out if all weights are finite.
 
 CALLER MUST give w, and bias, in the build's own type, and a result that is aligned, native and overlaps no operand.
 """
@@ -589,7 +591,8 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
     cdef Scratch* s = <Scratch*>scratch
     cdef Py_ssize_t whole
     if job.straight:  # in the order of memory
-        find_block(job, block % job.blocks, block // job.blocks * patches + unit % patches, &b)
+        unit = block // job.blocks * patches + unit % patches
+        find_block(job, block % job.blocks, unit, &b)
     else:
         patches *= job.places
         find_block(job, unit // patches, unit % patches, &b)
@@ -758,7 +761,8 @@ cdef void lay_out(Job* job, int threads) noexcept:
     job.blocks = ceil_div(job.groups, job.members)
     job.units = job.blocks * job.places * job.line_blocks * job.segments
     job.direct = job.straight and job.y.plain and lane.y == sizeof(real)
-    if lane.m - (job.segments - 1) * job.segment < stack_vectors(True) * LANES:  # vectors may end past a line, within the next
+    # Vectors may end past a line, within the next.
+    if lane.m - (job.segments - 1) * job.segment < stack_vectors(True) * LANES:
         job.direct = job.direct and job.segments == 1 and line.y == lane.m * lane.y and 2 * lane.m >= LANES
     if job.weights:
         i = job.places * job.line_blocks * job.segments
@@ -771,9 +775,9 @@ cdef void lay_out(Job* job, int threads) noexcept:
 cdef bint suits_lines(const Job* job, bint residues) noexcept:
     """Whether lanes are positions: the sums are the same, and this is faster.
 
-    By the lines of y: from 10 lanes of 8 on 1.0 to 1.9 times as fast, with 7 0.7 to 0.85 times. Under a stride, where
-    samples are sorted by residue too, 14 lanes take 1.1 to 1.5 times as long, 28 and more 0.5 to 0.9 times (float32,
-    x86_64_v3, Zen 3, busy, 2026-11-26). Input gradients of strides would be interleaved: never faster.
+    By the lines of y: from 10 lanes of 8 on (float32, x86_64_v3, Zen 3, 2026-11-26: 14 lanes take 0.7 to 1.1 times as
+    long as turned, more with more taps; 7 lanes 1.3 times with 3 x 3, 0.9 times with 7 x 7). Input gradients of strides
+    would be interleaved.
     """
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
