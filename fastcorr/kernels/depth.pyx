@@ -775,8 +775,8 @@ cdef void lay_out(Job* job, int threads) noexcept:
 cdef bint suits_lines(const Job* job, bint residues) noexcept:
     """Whether lanes are positions: the sums are the same, and this is faster.
 
-    By the lines of y: from 10 lanes of 8 on (float32, x86_64_v3, Zen 3, 2026-11-26: 14 lanes take 0.7 to 1.1 times as
-    long as turned, more with more taps; 7 lanes 1.3 times with 3 x 3, 0.9 times with 7 x 7). Input gradients of strides
+    By the lines of y: from 10 lanes of 8 on (float32, x86_64_v3, Zen 3, 2026-11-26: 14 lanes take 0.87 to 1.0 times as
+    long as turned, 7 lanes 1.3 times with 3 x 3 and 0.9 times with 7 x 7). Input gradients of strides
     would be interleaved.
     """
     cdef const Axis* line = &job.axis[job.naxes - 2]
