@@ -9,9 +9,11 @@ SCHEDULE    A unit is a block of groups by some lines of one place (batch entry,
             axes); for a weight gradient by a slice, many such blocks in order. The samples under it are gathered into
             a panel. Units run in parallel.
 
-            Straight, for y and x of one image whose lines are wide: lanes are positions, a block is one group. `ring`
-            streams down the panel, [line][position], a few vectors wide; each line, read once, adds to all lines of y
-            that it meets, whose sums are in registers.
+            Straight, for y and x of one image whose lines are not too narrow: lanes are positions, and a block is some
+            groups. The panel of each has its lines of samples, for each residue modulo the stride; what lies in the
+            fill beside them is written once. `stack` makes some output lines at a time, whose sums are in registers
+            from the first product to the last: a line of samples adds to all of them that it meets. Output lines that
+            share none, or are wide and have few taps, are made one by one, from a list of all taps.
 
             Turned, for all else: lanes are LANES neighbouring groups. They share no sample, so each has weights of its
             own. In the panel, [line][position][group], each tap of each position is one aligned vector.
@@ -24,7 +26,8 @@ SCHEDULE    A unit is a block of groups by some lines of one place (batch entry,
 NUMERICS    Chunks of at most CHUNK taps are summed on their own and added in order. Of a weight gradient, blocks of
             lines are too, and slices of these. All follow from the shape alone: results are bitwise the same for any
             number of threads, y and x also for any batch and any position. Straight and turned add the same products
-            in the same order.
+            in the same order, but for those of lines of zero fill, which straight leaves out if all weights are finite: a
+            sum that underflows may be a zero of the other sign.
 
 CALLER MUST give w, and bias, in the build's own type, and a result that is aligned, native and overlaps no operand.
 """
@@ -34,16 +37,13 @@ cimport numpy as cnp
 
 import numpy as np
 
-from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store
+from .line cimport CONSTANT, Format, all_finite, copy_line, extend, format_of, gather, real_type, store
 from .panel cimport Axis, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
 from .team cimport run_slabs, take_block
 from .tile cimport (
-    LANES, MAX_ACC, MAX_OWN, WIDE_OWN, ceil_div, local_vec, real, ring, ring_vectors, tile_own, turn, vec, vec_even,
-    vec_load, vec_odd, vec_zero,
+    LANES, MAX_ACC, MAX_OWN, WIDE_OWN, ceil_div, local_vec, real, stack, stack_rows, stack_vectors, tile_own, turn, vec,
+    vec_part, vec_zero,
 )
-
-cdef extern from "simd.h":
-    void prefetch(const char* p, Py_ssize_t bytes) noexcept nogil
 
 cnp.import_array()
 
@@ -58,7 +58,6 @@ cdef enum:
 cdef Py_ssize_t PANEL_BYTES = 192 << 10                       # per thread, in a 1 MB L2
 cdef Py_ssize_t LINES_BYTES = 24 << 10                        # the same straight, in a 32 kB L1
 cdef Py_ssize_t MOST_POSITIONS = 256                          # of a line
-cdef Py_ssize_t MOST_RING = 4                                 # vectors of `ring`
 
 
 cdef struct Source:
@@ -88,7 +87,7 @@ cdef struct Job:
     Py_ssize_t places
     Py_ssize_t lines, segment                                 # of a block, positions of each
     bint direct                                               # sums go to y at once
-    Py_ssize_t ahead                                          # bytes from one unit's samples to the next one's, or 0
+    bint skips                         # straight: lines of the fill, as they add nothing
     Py_ssize_t blocks, line_blocks, segments                  # of groups; of the lines of one place
     Py_ssize_t slice, slices           # weights: line blocks and segments in each
     Py_ssize_t pitch, plane            # reals from line to line in the panel, of an image
@@ -109,6 +108,7 @@ cdef struct Scratch:
     real* line                         # [group][position]
     const real** tap
     Py_ssize_t* image_tap              # where each tap of one image starts in the panel
+    Py_ssize_t filled                  # straight: the `lane0` whose fill lies beside the samples in the panel, or -1
 
 
 cdef struct Block:
@@ -246,7 +246,7 @@ cdef void add_taps(
     cdef const real* a
     cdef real* sums
     cdef bint fresh = at == 0 and job.bias == NULL
-    if MAX_ACC >= WIDE_OWN and across == LANES and apart == LANES and b.width % WIDE_OWN == 0:
+    if across == LANES and b.width % WIDE_OWN == 0:
         n = WIDE_OWN
     for v in range(MAX_OWN):
         place[v] = v * across
@@ -262,7 +262,8 @@ cdef void add_taps(
                 most = min(most, j)
                 panels = j // most
                 tile_own(
-                    <int>most, panels, taps, s.tap, v, a, place, most * across, NULL if fresh else sums, sums, apart
+                    <int>most, panels, taps, s.tap, v, a, NULL if across == LANES else place, most * across,
+                    NULL if fresh else sums, sums, apart,
                 )
                 v += panels * most * across
                 sums += panels * most * apart
@@ -311,97 +312,217 @@ cdef inline Py_ssize_t strip_length(const Job* job) noexcept nogil:
 
 
 cdef void gather_plane(const Job* job, const Source* source, const char* x, const Block* b, real* to) noexcept nogil:
-    """The image of one group under a block: [line][residue of the position modulo the stride][position]."""
+    """The image of one group under a block: [line][residue of the position modulo the stride][position].
+
+    What lies in the fill beside lines of samples is there already.
+    """
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t v = lane.offset + lane.q * b.lane0, i, j, u
-    cdef Py_ssize_t strip = strip_length(job), count = (b.width - 1) * lane.q + lane.p * (lane.k - 1) + 1
+    cdef Py_ssize_t u = line.offset + line.q * b.line0, lines = extent(line, b.lines), i, j
+    cdef Py_ssize_t v = lane.offset + lane.q * b.lane0, strip = strip_length(job), count = sample_count(lane, b)
     cdef Py_ssize_t first = min(max(0, -v), count), last = max(first, min(lane.n - v, count))
-    cdef const char* p
-    cdef const char* q
-    cdef local_vec fill = vec_zero() + source.fill
-    cdef bint plain = (
+    cdef Py_ssize_t above = min(max(0, -u), lines), below = max(above, min(line.n - u, lines))
+    if not (
         source.plain and lane.x == sizeof(real) and (lane.rule == CONSTANT or last - first == count)
-        and first <= LANES and count - last <= LANES and count >= LANES
-    )
-    for i in range(extent(line, b.lines)):
-        u = extend(line.offset + line.q * b.line0 + i, line.n, line.rule) if x != NULL else -1
-        p = x + u * line.x
-        q = p + v * lane.x
-        if u >= 0 and job.ahead:
-            prefetch(p + job.ahead, lane.n * sizeof(real))
-        if u < 0:
-            for j in range(job.pitch):
-                to[j] = source.fill
-        elif plain and lane.q == 1:
-            (<vec*>to)[0] = fill
-            (<vec*>(to + count - LANES))[0] = fill
-            copy_line(<const real*>q + first, to + first, last - first)
-        elif (
-            plain and lane.q == 2 and lane.strips == 2 and source.data <= q
-            and q + 2 * strip * <Py_ssize_t>sizeof(real) <= source.end
-        ):
-            j = 0
-            while j < strip:
-                part(<const real*>q + 2 * j, to + j, to + strip + j)
-                j += LANES
-            for j in range(first):
-                to[j % 2 * strip + j // 2] = source.fill
-            for j in range(last, count):
-                to[j % 2 * strip + j // 2] = source.fill
-        else:
-            for j in range(lane.strips):
-                gather(
-                    &source.format, p, to + j * strip, extent(lane, b.width), v + j, lane.q, lane.n, lane.x, lane.rule,
-                    source.fill,
-                )
-        to += job.pitch
+        and (line.rule == CONSTANT or below - above == lines)
+        and (lane.q == 1 or (lane.q == 2 and lane.strips == 2 and last - first >= 2 * LANES))
+    ):
+        for i in range(lines):
+            j = extend(u + i, line.n, line.rule) if x != NULL else -1
+            if j < 0:
+                fill_lines(to + i * job.pitch, job.pitch, source.fill)
+                continue
+            gather_strips(job, source, x + j * line.x, v, extent(lane, b.width), to + i * job.pitch)
+        return
+    if x == NULL:
+        above = below = lines
+    fill_lines(to, above * job.pitch, source.fill)
+    fill_lines(to + below * job.pitch, (lines - below) * job.pitch, source.fill)
+    to += above * job.pitch
+    x += (u + above) * line.x + (v + first) * <Py_ssize_t>sizeof(real)
+    if lane.q == 1:
+        copy_lines(<const real*>x, line.x, last - first, below - above, to + first, job.pitch)
+    else:
+        part_lines(
+            <const real*>x, line.x, last - first, below - above, to + first % 2 * strip + first // 2,
+            to + (first + 1) % 2 * strip + (first + 1) // 2, job.pitch,
+        )
 
 
-cdef inline void part(const real* p, real* even, real* odd) noexcept nogil:
-    cdef local_vec a = vec_load(p), b = vec_load(p + LANES)
-    (<vec*>odd)[0] = vec_odd(a, b)
-    (<vec*>even)[0] = vec_even(a, b)
+cdef void gather_strips(
+    const Job* job, const Source* source, const char* x, Py_ssize_t v, Py_ssize_t count, real* to
+) noexcept nogil:
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t j
+    for j in range(lane.strips):
+        gather(
+            &source.format, x, to + j * strip_length(job), count, v + j, lane.q, lane.n, lane.x, lane.rule, source.fill,
+        )
+
+
+cdef inline void fill_lines(real* to, Py_ssize_t n, real value) noexcept nogil:
+    """`n` reals, whole vectors."""
+    cdef local_vec fill = vec_zero() + value
+    cdef Py_ssize_t i
+    for i in range(n // LANES):
+        (<vec*>(to + i * LANES))[0] = fill
+
+
+cdef void copy_lines(
+    const real* p, Py_ssize_t step, Py_ssize_t n, Py_ssize_t lines, real* to, Py_ssize_t pitch
+) noexcept nogil:
+    """Lines of samples, `step` bytes apart."""
+    cdef Py_ssize_t _lines
+    for _lines in range(lines):
+        copy_line(p, to, n)
+        p = <const real*>(<const char*>p + step)
+        to += pitch
+
+
+cdef void part_lines(
+    const real* p, Py_ssize_t step, Py_ssize_t n, Py_ssize_t lines, real* even, real* odd,
+    Py_ssize_t pitch
+) noexcept nogil:
+    """The same, samples of even number and of odd number; at least two vectors."""
+    cdef Py_ssize_t _lines, i, pairs = n // 2
+    cdef local_vec a, b
+    for _lines in range(lines):
+        i = 0
+        while i < pairs:
+            i = min(i, pairs - LANES)
+            vec_part(p + 2 * i, &a, &b)
+            (<vec*>(even + i))[0] = a
+            (<vec*>(odd + i))[0] = b
+            i += LANES
+        if n % 2:
+            even[pairs] = p[n - 1]
+        p = <const real*>(<const char*>p + step)
+        even += pitch
+        odd += pitch
+
+
+cdef inline Py_ssize_t sample_count(const Axis* lane, const Block* b) noexcept nogil:
+    """Straight: of a line under a block, those between what taps read as well."""
+    return (b.width - 1) * lane.q + lane.p * (lane.k - 1) + 1
+
+
+cdef inline bint stacked(const Job* job) noexcept nogil:
+    """Straight: whether some output lines are made together, which share loads, but meet lines of samples one by one.
+
+    Of three lines, one wide output line alone is as fast, and stays in the order of memory.
+    """
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    return line.q == 1 and line.p == 1 and (line.k > 3 or job.axis[job.naxes - 1].m <= 4 * LANES)
+
+
+cdef void find_line_taps(const Job* job, Scratch* s) noexcept nogil:
+    """Straight: where each tap starts. Of a stack those of one line, as the others lie below."""
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    # The samples inside start at a vector, as far as one address suits all strips.
+    cdef const real* panel = s.panel + (LANES - max(<Py_ssize_t>0, -lane.offset) // lane.q % LANES) % LANES
+    cdef Py_ssize_t t
+    for t in range((1 if stacked(job) else line.k) * lane.k):
+        s.tap[t] = panel + t // lane.k * line.p * job.pitch
+        s.tap[t] += lane.p * (t % lane.k) % lane.q * strip_length(job) + lane.p * (t % lane.k) // lane.q
+
+
+cdef struct Run:
+    int rows, vectors                  # of a stack
+    Py_ssize_t stacks
+    Py_ssize_t begin, end              # lines of samples that count, from the first of the first stack on
+    Py_ssize_t line, position          # where the first one starts
+    bint apart                         # made elsewhere and copied to y
 
 
 cdef void add_lines(const Job* job, const Block* b, Scratch* s) noexcept nogil:
-    """All products of one residue and one group, to y if it takes them as they are, else to the sums."""
+    """All products of some groups, to y if it takes them as they are, else to the sums."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t strip = strip_length(job), rows = ceil_div(line.k, line.q), across, r, i, j, t
-    cdef int left, n
+    cdef Py_ssize_t v = lane.offset + lane.q * b.lane0, first = 0, last = extent(line, b.lines), g, stacks, some
+    cdef Py_ssize_t left = ceil_div(b.width, LANES), position = 0, span = line.p * (line.k - 1) + 1
+    cdef const char* x = x_start(job, b, 0)
+    cdef real* panel = <real*>s.tap[0]
+    cdef bint together = stacked(job)
+    cdef Run run
+    if s.filled != b.lane0:
+        s.filled = b.lane0
+        if v < 0 or v + sample_count(lane, b) > lane.n:
+            fill_lines(panel, job.members * job.plane, job.x.fill)
+    for g in range(b.groups):
+        gather_plane(job, &job.x, x if x == NULL else x + g * job.x.group, b, panel + g * job.plane)
+    if job.skips:
+        first = -(line.offset + line.q * b.line0)
+        last = min(last, first + line.n)
+        first = max(<Py_ssize_t>0, first)
+    while left > 0:
+        run.vectors = <int>ceil_div(left, ceil_div(left, <Py_ssize_t>stack_vectors(not together)))
+        left -= run.vectors
+        # The last vectors are moved back, to end with the line. Those of a short line do not: what they leave past its
+        # end is overwritten by the next line, and the last ones are made elsewhere.
+        run.position = min(position, max(0, b.width - run.vectors * LANES))
+        position += run.vectors * LANES
+        run.line, stacks = 0, b.lines
+        if together:
+            stacks = ceil_div(b.lines, min(line.k, <Py_ssize_t>stack_rows(run.vectors)))
+        while stacks > 0:
+            run.rows = <int>ceil_div(b.lines - run.line, stacks)
+            some = b.lines - run.line - (run.rows - 1) * stacks  # have so many rows, the others one less
+            run.begin, run.end = first - run.line * line.q, last - run.line * line.q
+            if run.begin > 0:
+                some = 1
+            elif (some * run.rows - 1) * line.q + span > run.end:
+                some = max(<Py_ssize_t>1, (run.end - span + line.q) // (run.rows * line.q))
+            run.apart = b.width < run.vectors * LANES and some == stacks
+            if run.apart and some > 1:
+                some, run.apart = some - 1, False
+            run.stacks = some
+            add_run(job, b, s, &run)
+            run.line += some * run.rows
+            stacks -= some
+
+
+cdef void add_run(const Job* job, const Block* b, Scratch* s, const Run* run) noexcept nogil:
+    """Stacks of all groups and rows."""
+    cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t at = run.line * line.q * job.pitch + run.position, across, g, r, k
+    cdef Py_ssize_t first = ceil_div(max(<Py_ssize_t>0, run.begin), line.p)
+    cdef Py_ssize_t last = min(line.k, ceil_div(max(<Py_ssize_t>0, run.end), line.p))
+    cdef Py_ssize_t step = run.vectors * LANES
     cdef real bias = -0.0  # adds nothing, to any number
+    cdef bint together = stacked(job)
+    cdef const real* w = job.a + b.index * job.members * job.rows * job.image_taps
+    cdef char* y = <char*>s.sums
     cdef real* to
-    cdef real* last
-    gather_plane(job, &job.x, x_start(job, b, 0), b, s.panel)
-    for i in range(lane.k):
-        s.tap[i] = s.panel + lane.p * i % lane.q * strip + lane.p * i // lane.q
-    for r in range(job.rows):
-        if job.bias != NULL:
-            bias = job.bias[b.index * job.rows + r]
-        if job.direct:
-            to = <real*>(y_start(job, b) + r * job.y_row + b.line0 * line.y + b.lane0 * lane.y)
-            across = line.y // <Py_ssize_t>sizeof(real)
-        else:
-            across = sum_pitch(job)
-            to = s.sums + r * job.lines * across
-        left, j = <int>ceil_div(b.width, LANES), 0
-        while left > 0:
-            n = <int>ceil_div(left, ceil_div(left, ring_vectors(rows)))
-            left -= n
-            # The last vectors are moved back, to end with the line. Those of a short line do not: what they leave past
-            # its end is overwritten by the next line, and the last one is made elsewhere.
-            t = min(j, max(0, b.width - n * LANES))
-            last = to + (b.lines - 1) * across + t
-            if b.width < n * LANES:
-                last = s.line
-            ring(
-                <int>rows, n, b.lines, line.q, line.k - line.q * (rows - 1), lane.k, s.tap, t, job.pitch,
-                job.a + (b.index * job.rows + r) * job.image_taps, bias, to + t, across, last,
-            )
-            if b.width < n * LANES:
-                copy_line(last, to + (b.lines - 1) * across, b.width)
-            j += n * LANES
+    across = sum_pitch(job)
+    if job.direct:
+        across = line.y // <Py_ssize_t>sizeof(real)
+        y = <char*>y_start(job, b) + b.line0 * line.y + b.lane0 * lane.y
+    y += (run.line * across + run.position) * <Py_ssize_t>sizeof(real)
+    for g in range(b.groups):
+        for r in range(job.rows):
+            if job.bias != NULL:
+                bias = job.bias[(b.index * job.members + g) * job.rows + r]
+            if job.direct:
+                to = <real*>(y + g * job.y.group + r * job.y_row)
+            else:
+                to = <real*>y + (g * job.rows + r) * job.lines * across
+            if together:
+                stack(
+                    run.rows, run.vectors, run.stacks, run.begin, run.end, line.k, lane.k, s.tap, at, job.pitch,
+                    job.pitch, w, bias, s.line if run.apart else to, step if run.apart else across,
+                )
+            else:
+                stack(
+                    1, run.vectors, run.stacks, 0, 1, 1, max(<Py_ssize_t>0, last - first) * lane.k,
+                    s.tap + first * lane.k, at, 0, line.q * job.pitch, w + first * lane.k, bias,
+                    s.line if run.apart else to, step if run.apart else across,
+                )
+            for k in range(run.rows if run.apart else 0):
+                copy_line(s.line + k * step, to + k * across, b.width)
+            w += job.image_taps
+        at += job.plane
 
 
 cdef inline Py_ssize_t sum_pitch(const Job* job) noexcept nogil:
@@ -415,8 +536,9 @@ cdef void leave_lines(const Job* job, const Block* b, Scratch* s) noexcept nogil
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t r, i
     cdef char* y
-    for r in range(job.rows):
-        y = <char*>y_start(job, b) + r * job.y_row + b.line0 * line.y + b.lane0 * lane.y
+    for r in range(b.groups * job.rows):
+        y = <char*>y_start(job, b) + r // job.rows * job.y.group + r % job.rows * job.y_row
+        y += b.line0 * line.y + b.lane0 * lane.y
         for i in range(b.lines):
             store(
                 job.y.format.type, s.sums + (r * job.lines + i) * sum_pitch(job), y + i * line.y, b.width, lane.y
@@ -463,11 +585,16 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
     """Some lines of one place, of one block of groups."""
     cdef const Job* job = <const Job*>given
     cdef const Job* one = job
-    cdef Py_ssize_t patches = job.places * job.line_blocks * job.segments
+    cdef Py_ssize_t patches = job.line_blocks * job.segments, block = unit // patches
     cdef Block b
     cdef Scratch* s = <Scratch*>scratch
     cdef Py_ssize_t whole
-    find_block(job, unit // patches, unit % patches, &b)
+    if job.straight:  # in the order of memory
+        unit = block // job.blocks * patches + unit % patches
+        find_block(job, block % job.blocks, unit, &b)
+    else:
+        patches *= job.places
+        find_block(job, unit // patches, unit % patches, &b)
     whole = min(job.segment * job.phases, job.width - b.lane0 * job.phases)
     while one != NULL:
         b.width = ceil_div(whole - one.phase, job.phases)
@@ -537,7 +664,7 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     cdef const Job* one = job
     cdef Py_ssize_t whole = job.segment * job.phases, panel = 0, sums, line = job.lines * whole, taps = 0, tables
     while one != NULL:
-        panel = max(panel, one.together * one.plane)
+        panel = max(panel, (one.members if one.straight else one.together) * one.plane)
         line = max(line, extent(&one.axis[one.naxes - 1], job.segment))
         taps = max(taps, one.image_taps)
         one = one.next
@@ -546,8 +673,8 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     sums = (job.lines * whole * (1 if job.weights else job.rows) + LANES) * LANES
     line = (line + 2 * LANES) * LANES
     if job.straight:
-        sums = 0 if job.direct else job.rows * job.lines * sum_pitch(job)
-        line = MOST_RING * LANES
+        sums = 0 if job.direct else job.members * job.rows * job.lines * sum_pitch(job)
+        line = MAX_ACC * LANES
     tables = (sizeof(Scratch) + (CHUNK + taps) * sizeof(Py_ssize_t) + 63) // 64 * 64
     cdef void* block = take_block(64 + tables + (panel + sums + line) * sizeof(real))
     if block == NULL:
@@ -560,9 +687,12 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     s.panel = <real*>(p + tables)
     s.sums = s.panel + panel
     s.line = s.sums + sums
+    s.filled = -1
     memset(s.panel, 0, (panel + sums + line) * sizeof(real))
     if job.weights:
         find_image_taps(job, s)
+    elif job.straight:
+        find_line_taps(job, s)
     return s
 
 
@@ -594,7 +724,7 @@ cdef void measure_panel(Job* job) noexcept:
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     if job.straight:
         job.pitch = lane.strips * strip_length(job)
-        job.plane = (extent(line, job.lines) + line.q) * job.pitch  # the last class of lines may end later
+        job.plane = extent(line, job.lines) * job.pitch
         return
     job.pitch = extent(lane, job.segment) * LANES
     job.plane = line.strips * lane.strips * extent(line, job.lines) * job.pitch
@@ -606,7 +736,6 @@ cdef void lay_out(Job* job, int threads) noexcept:
     cdef Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t i, most
     lay_out_panel(job)
-    job.blocks = ceil_div(job.groups, job.members)
     job.segments = ceil_div(lane.m, max(1, MOST_POSITIONS // job.phases))
     job.segment = ceil_div(lane.m, job.segments)
     job.segments = ceil_div(lane.m, job.segment)
@@ -617,21 +746,23 @@ cdef void lay_out(Job* job, int threads) noexcept:
         most = (LINES_BYTES if job.straight else PANEL_BYTES) // (i * job.members * <Py_ssize_t>sizeof(real))
         most = max(most - line.shift, line.shift // 2) // step(line)
         if threads > 1:
-            most = min(most, line.m * job.blocks * job.places * job.segments // (4 * threads))
+            i = ceil_div(job.groups, job.members) * job.places * job.segments
+            most = min(most, line.m * i // (4 * threads))
     most = min(line.m, max(1, most))
     job.line_blocks = ceil_div(line.m, most)
     job.lines = ceil_div(line.m, job.line_blocks)
     job.line_blocks = ceil_div(line.m, job.lines)
+    measure_panel(job)
+    if job.straight:
+        most = job.groups * job.places * job.line_blocks * job.segments // (4 * threads)
+        most = min(most, LINES_BYTES // (job.plane * <Py_ssize_t>sizeof(real)))
+        job.members = max(1, min(most, job.groups))
+    job.blocks = ceil_div(job.groups, job.members)
     job.units = job.blocks * job.places * job.line_blocks * job.segments
     job.direct = job.straight and job.y.plain and lane.y == sizeof(real)
-    if lane.m - (job.segments - 1) * job.segment < MOST_RING * LANES:  # vectors may end past a line, within the next
+    # Vectors may end past a line, within the next.
+    if lane.m - (job.segments - 1) * job.segment < stack_vectors(True) * LANES:
         job.direct = job.direct and job.segments == 1 and line.y == lane.m * lane.y and 2 * lane.m >= LANES
-    job.ahead = 0
-    if job.straight and job.segments * job.places == job.batch:
-        job.ahead = job.x_batch if job.batch > 1 else job.x.group
-        if job.line_blocks > 1:
-            job.ahead = job.lines * line.q * line.x
-    measure_panel(job)
     if job.weights:
         i = job.places * job.line_blocks * job.segments
         most = job.places * line.m * lane.m // SLICE
@@ -643,9 +774,9 @@ cdef void lay_out(Job* job, int threads) noexcept:
 cdef bint suits_lines(const Job* job, bint residues) noexcept:
     """Whether lanes are positions: the sums are the same, and this is faster.
 
-    By the lines of y: from 10 lanes of 8 on 1.0 to 1.9 times as fast, with 7 0.7 to 0.85 times. Under a stride, where
-    samples are sorted by residue too, 14 lanes take 1.1 to 1.5 times as long, 28 and more 0.5 to 0.9 times (float32,
-    x86_64_v3, Zen 3, busy, 2026-11-26). Input gradients of strides would be interleaved: never faster.
+    By the lines of y: from 10 lanes of 8 on (float32, x86_64_v3, Zen 3, 2026-11-26: 14 lanes take 0.87 to 1.0 times as
+    long as turned, 7 lanes 1.3 times with 3 x 3 and 0.9 times with 7 x 7). Input gradients of strides
+    would be interleaved.
     """
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
@@ -654,9 +785,8 @@ cdef bint suits_lines(const Job* job, bint residues) noexcept:
     for i in range(job.naxes - 2):
         images *= job.axis[i].k
     return (
-        not job.weights and not residues and images == 1 and line.p == 1 and line.k * lane.k <= CHUNK
-        and 0 < ring_vectors(ceil_div(line.k, line.q)) and ceil_div(line.k, line.q) <= line.m
-        and abs(lane.x) < abs(job.x.group) and lane.m * 4 >= LANES * (5 if lane.q == 1 else 12)
+        not job.weights and not residues and images == 1 and line.k * lane.k <= CHUNK
+        and abs(lane.x) < abs(job.x.group) and lane.m * 4 >= LANES * 5
     )
 
 
@@ -672,15 +802,11 @@ cdef void set_source(Source* source, cnp.ndarray a) noexcept:
 
 
 cdef cnp.ndarray pack(const Job* job, w):
-    """Groups last, in blocks of LANES; straight as `ring` takes them."""
-    cdef Py_ssize_t groups = w.shape[0], blocks = ceil_div(w.shape[0], LANES), q
+    """Groups last, in blocks of LANES; straight as `stack` takes them."""
+    cdef Py_ssize_t groups = w.shape[0], blocks = ceil_div(w.shape[0], LANES)
     if job.straight:
-        q = job.axis[job.naxes - 2].q
         w = w.reshape(groups, job.rows, -1, w.shape[w.ndim - 1] if w.ndim > 3 else 1)
-        parts = [w[:, :, c::q][:, :, ::-1].swapaxes(2, 3) for c in range(q)]
-        if q == 1:
-            return np.ascontiguousarray(parts[0])
-        return np.concatenate([one.reshape(groups, job.rows, -1) for one in parts], 2)
+        return np.ascontiguousarray(w[:, :, ::-1].swapaxes(2, 3) if stacked(job) else w)
     padded = np.zeros((blocks * LANES, w.size // groups), w.dtype)
     padded[:groups] = w.reshape(groups, -1)
     return np.ascontiguousarray(padded.reshape(blocks, LANES, -1).swapaxes(1, 2))
@@ -816,6 +942,10 @@ cdef class Depth:
                 lay_out_panel(&job[i])
                 job[i].lines, job[i].segment, job[i - 1].next = job.lines, job.segment, &job[i]
                 measure_panel(&job[i])
+            job[i].skips = (
+                job.straight and job.x.fill == 0 and job.axis[job.naxes - 2].rule == CONSTANT
+                and all_finite(job[i].a, array.size)
+            )
             work += <double>job.lines * job.segment * job.rows * job[i].images * job[i].image_taps * job.members
         work *= job.slice if job.weights else 1
         return run_slabs(

@@ -20,20 +20,23 @@ cdef extern from "simd.h":
     enum: SWEEP_VECTORS
     vec vec_zero() noexcept nogil
     vec vec_load(const real* p) noexcept nogil
+    const real* address_now(const real* p) noexcept nogil
     local_vec vec_now(local_vec x) noexcept nogil
     void wait_in_memory(local_vec* p) noexcept nogil
     void vec_stream(real* p, local_vec x) noexcept nogil
     void stream_fence() noexcept nogil
     local_vec vec_lower(local_vec a, local_vec b) noexcept nogil
     local_vec vec_upper(local_vec a, local_vec b) noexcept nogil
-    local_vec vec_even(local_vec a, local_vec b) noexcept nogil
-    local_vec vec_odd(local_vec a, local_vec b) noexcept nogil
+    void vec_part(const real* p, local_vec* even, local_vec* odd) noexcept nogil
 
 cdef enum:
     PF1 = 16
     PF2 = 24
     MAX_OWN = 9    # vectors of `tile_own`: 3 x 3 kernel positions
-    WIDE_OWN = 14  # or these, if MAX_ACC allows: pictures in networks are 7 times a power of two wide
+    WIDE_OWN = 14  # or these, side by side: pictures in networks are 7 times a power of two wide
+    MOST_ACC = 24  # of any build, WIDE_OWN among them
+    PLACED = 1     # vectors of `tile_own` lie anywhere
+    BESIDE = 2     # or side by side
 
 
 cdef enum:
@@ -49,7 +52,7 @@ cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
 
 
 cdef inline always_inline_void _step(
-    const bint apart, const bint own, const bint fresh, const int rows, const int vectors, Py_ssize_t taps,
+    const bint apart, const int own, const bint fresh, const int rows, const int vectors, Py_ssize_t taps,
     const real* const* tap, Py_ssize_t at, const real* w, const Py_ssize_t* place, Py_ssize_t step, local_vec* acc,
 ) noexcept nogil:
     # The multiply loop, adding to `acc`, or to zero. Inlined with constant `rows` and `vectors`, so that the loops over
@@ -65,13 +68,13 @@ cdef inline always_inline_void _step(
         for i in range(rows * vectors):
             acc[i] = vec_zero()
     for t in range(taps):
-        p = tap[t] + at
+        p = address_now(tap[t] + at)
         if apart:
             q = w + place[t]
         if own:
             x[0] = vec_load(q)
             for v in range(vectors):
-                acc[v] += x[0] * (<const vec*>(p + (v * LANES if place == NULL else place[v])))[0]
+                acc[v] += x[0] * (<const vec*>(p + (v * LANES if own == BESIDE else place[v])))[0]
         elif rows == 1:  # nothing to share: each load is used and gone
             for v in range(vectors):
                 acc[v] += q[0] * vec_load(p + v * LANES)
@@ -97,13 +100,13 @@ cdef inline always_inline_void _clear(const int count, local_vec* total) noexcep
 
 
 cdef inline always_inline_void _tile(
-    const bint apart, const bint own, const int rows, const int vectors, Py_ssize_t panels, Py_ssize_t taps,
+    const bint apart, const int own, const int rows, const int vectors, Py_ssize_t panels, Py_ssize_t taps,
     const real* const* tap, Py_ssize_t at, const real* w, const Py_ssize_t* place, Py_ssize_t step, bint carry,
     const real* const* src, real* const* dst, Py_ssize_t across, Py_ssize_t src_step, Py_ssize_t dst_step,
 ) noexcept nogil:
     # `across`: reals from one vector of sums to the next. The loop over panels has a second use: what is in a loop gcc
     # unrolls early enough to keep the sums in registers to the end.
-    cdef local_vec acc[MAX_ACC]
+    cdef local_vec acc[MOST_ACC]
     cdef Py_ssize_t _panel, shift = 0, src_shift = 0
     cdef real* p
     cdef int r, v
@@ -221,6 +224,32 @@ cdef inline void tile_apart(
         )
 
 
+cdef inline always_inline_void _any_own(
+    const int own, int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap, Py_ssize_t at,
+    const real* w, const Py_ssize_t* place, Py_ssize_t step, const real* src, real* dst, Py_ssize_t across,
+) noexcept nogil:
+    if vectors == 1:
+        _tile(False, own, 1, 1, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 2:
+        _tile(False, own, 1, 2, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 3:
+        _tile(False, own, 1, 3, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 4:
+        _tile(False, own, 1, 4, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 5:
+        _tile(False, own, 1, 5, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 6:
+        _tile(False, own, 1, 6, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 7:
+        _tile(False, own, 1, 7, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif vectors == 8:
+        _tile(False, own, 1, 8, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    elif own == PLACED or vectors == 9:
+        _tile(False, own, 1, 9, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
+    else:
+        _tile(False, BESIDE, 1, WIDE_OWN, panels, taps, tap, at, w, NULL, step, False, &src, &dst, across, 0, 0)
+
+
 cdef inline void tile_own(
     int vectors, Py_ssize_t panels, Py_ssize_t taps, const real* const* tap, Py_ssize_t at, const real* w,
     const Py_ssize_t* place, Py_ssize_t step, const real* src, real* dst, Py_ssize_t across,
@@ -228,137 +257,116 @@ cdef inline void tile_own(
     """`panels` rows of up to MAX_OWN vectors, each lane with its own weights: those of tap t are ``w[t * LANES]`` on.
 
     Vector v of a tap is ``place[v]`` reals from where its lanes start, that of the next row `step` reals further on.
-    Those of `src`, which may be NULL, and `dst` are `across` reals apart. WIDE_OWN vectors lie side by side everywhere.
+    Without places they lie side by side, and may be WIDE_OWN. Those of `src`, which may be NULL, and `dst` are `across`
+    reals apart.
     """
-    if vectors == 1:
-        _tile(False, True, 1, 1, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 2:
-        _tile(False, True, 1, 2, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 3:
-        _tile(False, True, 1, 3, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 4:
-        _tile(False, True, 1, 4, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 5:
-        _tile(False, True, 1, 5, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 6:
-        _tile(False, True, 1, 6, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 7:
-        _tile(False, True, 1, 7, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 8:
-        _tile(False, True, 1, 8, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif vectors == 9:
-        _tile(False, True, 1, 9, panels, taps, tap, at, w, place, step, False, &src, &dst, across, 0, 0)
-    elif MAX_ACC >= WIDE_OWN:
-        _tile(False, True, 1, WIDE_OWN, panels, taps, tap, at, w, NULL, step, False, &src, &dst, LANES, 0, 0)
+    if place == NULL:
+        _any_own(BESIDE, vectors, panels, taps, tap, at, w, NULL, step, src, dst, across)
+    else:
+        _any_own(PLACED, vectors, panels, taps, tap, at, w, place, step, src, dst, across)
 
 
-cdef inline always_inline_void _ring(
-    const bint dense, const int rows, const int vectors, Py_ssize_t lines, Py_ssize_t classes, Py_ssize_t larger,
-    Py_ssize_t taps, const real* const* tap, Py_ssize_t at, Py_ssize_t pitch, const real* weights, real bias, real* dst,
-    Py_ssize_t across, real* last,
+cdef inline always_inline_void _stack_line(
+    const int first, const int last, const int vectors, Py_ssize_t line, Py_ssize_t begin, Py_ssize_t end,
+    Py_ssize_t reach, Py_ssize_t taps, const real* const* tap, Py_ssize_t at, Py_ssize_t pitch, const real* w,
+    local_vec* acc,
+) noexcept nogil:
+    # A line of samples meets output lines `first` to `last` of the stack, the first of them with w[0].
+    if first < last and begin <= line < end:
+        _step(
+            False, False, False, last - first, vectors, taps, tap, at + line * pitch, w, NULL, reach,
+            acc + first * vectors,
+        )
+
+
+cdef inline always_inline_void _stack(
+    const int rows, const int vectors, Py_ssize_t stacks, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t reach,
+    Py_ssize_t taps, const real* const* tap, Py_ssize_t at, Py_ssize_t pitch, Py_ssize_t down, const real* w, real bias,
+    real* dst, Py_ssize_t across,
 ) noexcept nogil:
     cdef local_vec acc[MAX_ACC]
-    # What is left of a sum after each line moves down in the registers. Few instructions per line count: 3 x 3 vectors
-    # with 3 taps take 14 cycles of multiply-adds. So stores and the bias ask nothing.
     cdef local_vec added = vec_zero() + bias
-    cdef const real* w
-    cdef real* to = last
-    cdef Py_ssize_t i, c, end = lines + rows - 2
+    cdef const real* v0 = w + reach
+    cdef Py_ssize_t _stacks, a, n = reach - 1
     cdef int r, v
-    _clear(rows * vectors, acc)
-    for i in range(end + 1):
-        w = weights
-        if dense:
-            _step(False, False, False, rows, vectors, taps, tap, at, w, NULL, rows, acc)
-            at += pitch
-        for c in range(0 if dense else classes):
-            if c < larger:
-                _step(False, False, False, rows, vectors, taps, tap, at, w, NULL, rows, acc)
-                w += rows * taps
-            elif rows > 1:
-                _step(False, False, False, rows - 1, vectors, taps, tap, at, w, NULL, rows - 1, acc + vectors)
-                w += (rows - 1) * taps
-            at += pitch
-        if i == rows - 1:
-            to = dst
-        if i == end:
-            to = last
-        for v in range(vectors):  # what is not finished yet is overwritten
-            (<vec*>(to + v * LANES))[0] = acc[v] + added
-        to += across if i >= rows - 1 else 0
-        for r in range((rows - 1) * vectors):
-            acc[r] = acc[r + vectors]
-        for v in range(vectors):
-            acc[(rows - 1) * vectors + v] = vec_zero()
+    for _stacks in range(stacks):
+        _clear(rows * vectors, acc)
+        _stack_line(0, 1 if rows > 1 else 0, vectors, 0, begin, end, reach, taps, tap, at, pitch, v0 - 1, acc)
+        _stack_line(0, 2 if rows > 2 else 0, vectors, 1, begin, end, reach, taps, tap, at, pitch, v0 - 2, acc)
+        _stack_line(0, 3 if rows > 3 else 0, vectors, 2, begin, end, reach, taps, tap, at, pitch, v0 - 3, acc)
+        _stack_line(0, 4 if rows > 4 else 0, vectors, 3, begin, end, reach, taps, tap, at, pitch, v0 - 4, acc)
+        _stack_line(0, 5 if rows > 5 else 0, vectors, 4, begin, end, reach, taps, tap, at, pitch, v0 - 5, acc)
+        for a in range(max(<Py_ssize_t>(rows - 1), begin), min(reach, end)):
+            _step(False, False, False, rows, vectors, taps, tap, at + a * pitch, v0 - 1 - a, NULL, reach, acc)
+        _stack_line(1, rows, vectors, n + 1, begin, end, reach, taps, tap, at, pitch, w, acc)
+        _stack_line(2, rows, vectors, n + 2, begin, end, reach, taps, tap, at, pitch, w, acc)
+        _stack_line(3, rows, vectors, n + 3, begin, end, reach, taps, tap, at, pitch, w, acc)
+        _stack_line(4, rows, vectors, n + 4, begin, end, reach, taps, tap, at, pitch, w, acc)
+        _stack_line(5, rows, vectors, n + 5, begin, end, reach, taps, tap, at, pitch, w, acc)
+        for r in range(rows):
+            for v in range(vectors):
+                (<vec*>(dst + r * across + v * LANES))[0] = acc[r * vectors + v] + added
+        at += rows * down
+        dst += rows * across
 
 
-cdef inline int ring_vectors(Py_ssize_t rows) noexcept nogil:
-    """Of the widest `ring` for so many rows, whose sums fit 16 registers; 0 if it has none worth while."""
-    return 4 if rows < 3 else 3 if rows == 3 else 2 if rows < 6 else 1 if rows < 8 and LANES > 2 else 0
+cdef inline int stack_vectors(bint alone) noexcept nogil:
+    """Of the widest `stack`: one line, which is `alone`, has to have sums for both units that multiply and add."""
+    return 8 if alone else 4
 
 
-cdef inline always_inline_void _any_ring(
-    const bint dense, int rows, int vectors, Py_ssize_t lines, Py_ssize_t classes, Py_ssize_t larger, Py_ssize_t taps,
-    const real* const* tap, Py_ssize_t at, Py_ssize_t pitch, const real* w, real bias, real* dst, Py_ssize_t across,
-    real* last,
+cdef inline int stack_rows(int vectors) noexcept nogil:
+    """Of the highest `stack` of so many vectors, with 16 registers."""
+    return 6 if vectors < 3 else 12 // vectors
+
+
+cdef inline always_inline_void _any_stack(
+    const int vectors, int rows, Py_ssize_t stacks, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t reach, Py_ssize_t taps,
+    const real* const* tap, Py_ssize_t at, Py_ssize_t pitch, Py_ssize_t down, const real* w, real bias, real* dst,
+    Py_ssize_t across,
 ) noexcept nogil:
-    if rows == 1:
-        if vectors == 4:
-            _ring(dense, 1, 4, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-        elif vectors == 3:
-            _ring(dense, 1, 3, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-        elif vectors == 2:
-            _ring(dense, 1, 2, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-        else:
-            _ring(dense, 1, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+    if vectors > 4 or rows == 1:
+        _stack(1, vectors, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
     elif rows == 2:
-        if vectors == 4:
-            _ring(dense, 2, 4, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-        elif vectors == 3:
-            _ring(dense, 2, 3, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-        elif vectors == 2:
-            _ring(dense, 2, 2, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-        else:
-            _ring(dense, 2, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+        _stack(2, vectors, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
     elif rows == 3:
-        if vectors == 3:
-            _ring(dense, 3, 3, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-        elif vectors == 2:
-            _ring(dense, 3, 2, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-        else:
-            _ring(dense, 3, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-    elif rows == 4:
-        if vectors == 2:
-            _ring(dense, 4, 2, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-        else:
-            _ring(dense, 4, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-    elif rows == 5:
-        if vectors == 2:
-            _ring(dense, 5, 2, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-        else:
-            _ring(dense, 5, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-    elif rows == 6:
-        _ring(dense, 6, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
-    else:
-        _ring(dense, 7, 1, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+        _stack(3, vectors, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
+    elif vectors < 4 and rows == 4:
+        _stack(4, vectors, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
+    elif vectors < 3 and rows == 5:
+        _stack(5, vectors, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
+    elif vectors < 3:
+        _stack(6, vectors, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
 
 
-cdef inline void ring(
-    int rows, int vectors, Py_ssize_t lines, Py_ssize_t classes, Py_ssize_t larger, Py_ssize_t taps,
-    const real* const* tap, Py_ssize_t at, Py_ssize_t pitch, const real* w, real bias, real* dst, Py_ssize_t across,
-    real* last,
+cdef inline void stack(
+    int rows, int vectors, Py_ssize_t stacks, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t reach, Py_ssize_t taps,
+    const real* const* tap, Py_ssize_t at, Py_ssize_t pitch, Py_ssize_t down, const real* w, real bias, real* dst,
+    Py_ssize_t across,
 ) noexcept nogil:
-    """Some vectors of `lines` output lines, one below the other: all that a line of samples adds to are in registers.
+    """`stacks` times `rows` output lines, one below the other, of `vectors`: all their products, added in registers.
 
-    Lines of samples are `pitch` apart, `classes` for each output line. The first `larger` of these add to `rows` output
-    lines each, the others to one less: ``w`` has the weights, [class][tap][row], last kernel row first. Those of the
-    first tap start at ``tap[0] + at``. Output lines are `across` apart, but for the last one. Before the end there is
-    something else in it. `bias` is added last.
+    The lines of a stack meet rows + reach - 1 lines of samples, `pitch` apart; those of its first tap start at
+    ``tap[0] + at``, and `down` further on for the next output line: pitch = down if there are more rows than one. Only
+    lines of samples `begin` to `end` count. rows <= reach, rows <= stack_rows(vectors). ``w`` has the weights,
+    [tap][line], last line first. `bias` is added last.
     """
-    if classes == 1:
-        _any_ring(True, rows, vectors, lines, 1, 1, taps, tap, at, pitch, w, bias, dst, across, last)
+    if vectors == 8:
+        _any_stack(8, rows, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
+    elif vectors == 7:
+        _any_stack(7, rows, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
+    elif vectors == 6:
+        _any_stack(6, rows, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
+    elif vectors == 5:
+        _any_stack(5, rows, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
+    elif vectors == 4:
+        _any_stack(4, rows, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
+    elif vectors == 3:
+        _any_stack(3, rows, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
+    elif vectors == 2:
+        _any_stack(2, rows, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
     else:
-        _any_ring(False, rows, vectors, lines, classes, larger, taps, tap, at, pitch, w, bias, dst, across, last)
+        _any_stack(1, rows, stacks, begin, end, reach, taps, tap, at, pitch, down, w, bias, dst, across)
 
 
 cdef inline always_inline_void _sweep_row(
