@@ -263,6 +263,19 @@ cdef inline real* y_row(const Job* job, const Block* b, Py_ssize_t e, Py_ssize_t
     return <real*>(job.y + at)
 
 
+cdef inline int widest(int most) noexcept nogil:
+    """Vectors of the widest tile: with 16 registers 3 x 4 as well as 4 x 3."""
+    return 4 if most == 3 else most
+
+
+cdef inline int next_vectors(int most, Py_ssize_t lanes) noexcept nogil:
+    """Of the next tile. Any number but 1, 2 and 5 is made of 3 and 4: tiles of 2 take a fifth longer per lane."""
+    cdef Py_ssize_t vectors = ceil_div(lanes, LANES)
+    if most == 3 and vectors % 3 != 0 and vectors > 2 and vectors != 5:
+        return 4
+    return tile_vectors(most, lanes)
+
+
 cdef inline Py_ssize_t whole_tiles(int most, Py_ssize_t lanes) noexcept nogil:
     """Lanes in tiles that have no others."""
     cdef Py_ssize_t at = 0
@@ -364,7 +377,7 @@ cdef void add_turned(
     cdef real* sums
     cdef int vectors
     while at < rows:
-        vectors = tile_vectors(job.vectors, rows - at)
+        vectors = next_vectors(job.vectors, rows - at)
         pack_weights(job, b, taps, at, vectors * LANES, s)
         for i in range(taps):
             s.tap[i] = s.packed + i * vectors * LANES
@@ -482,7 +495,7 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     if job.turned:
         sums += LANES * job.lanes
         start = job.lanes
-        packed = MOST_TAPS * job.vectors * LANES
+        packed = MOST_TAPS * widest(job.vectors) * LANES
         line = job.phases * LANES * (job.segment + LANES)
     reals = sums + start + panel + packed + line
     cdef void* block = take_block(64 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
@@ -599,7 +612,7 @@ cdef double lay_out_turned(Job* job) noexcept:
     job.row_block = ceil_div(job.rows, ceil_div(job.rows, most))
     if job.row_block < job.rows:
         job.row_block = ceil_div(job.row_block, width) * width
-    job.lanes = ceil_div(job.row_block, LANES) * LANES
+    job.lanes = (ceil_div(job.row_block, CACHE_LINE) | 1) * CACHE_LINE
     most = max(1, min(sums // job.lanes, PANEL_BYTES // (job.together * <Py_ssize_t>sizeof(real))))
     lay_out_lines(job, most)
     job.lines = ceil_div(line.m, ceil_div(line.m, max(1, most // job.segment)))
@@ -650,7 +663,7 @@ cdef void share_out(Job* job, int threads) noexcept:
         best = job.row_block * pack_time(job) < 2 * job.entries * panel_time(job)
         if job.row_block > step and not (less and best):
             job.row_block = half(job.row_block, step)
-            job.lanes = ceil_div(job.row_block, LANES) * LANES
+            job.lanes = (ceil_div(job.row_block, CACHE_LINE) | 1) * CACHE_LINE
         elif job.entries > 1:
             job.entries = half(job.entries, 1)
         elif job.lines > 1:
