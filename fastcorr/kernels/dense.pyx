@@ -33,7 +33,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memset
 cimport numpy as cnp
 
-from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store, weave
+from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, gather_pairs, real_type, store, weave
 from .panel cimport (
     Axis, find_place, first_sample, image_start, kernel_step, leaves_gaps, residue_of, take_residue, unit_axis
 )
@@ -41,6 +41,8 @@ from .team cimport run_units, take_block
 from .tile cimport CHUNK, LANES, MAX_ROWS, ceil_div, most_rows, most_vectors, real, tile_apart, tile_vectors, turn
 
 cnp.import_array()
+cdef extern from "simd.h":
+    void prefetch(const char* p, Py_ssize_t bytes) noexcept nogil
 
 cdef enum:
     MAX_AXES = 64
@@ -85,6 +87,7 @@ cdef struct Job:
     Format format
     int ytype
     bint plain                         # y has reals side by side
+    bint pairs                         # X has, too, and lanes are every second of them
     real fill
     const char* x
     char* y
@@ -139,20 +142,36 @@ cdef void gather_image(
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t row, column, i, u, v
     cdef Py_ssize_t at, count = width + lane.shift
+    cdef bint pairs = job.pairs and x != NULL
+    cdef real* odd = NULL
     for row in range(line.strips):
-        for column in range(lane.strips):
+        for column in range(0, 1 if pairs else lane.strips):
             v = strip_start(lane, column) + lane.q * lane0
             for i in range(lines + line.shift):
                 u = -1
                 if x != NULL:
                     u = extend(strip_start(line, row) + line.q * (line0 + i), line.n, line.rule)
                 if u >= 0:
+                    prefetch(x + job.x_channel + u * line.x + (v if v > 0 else 0) * lane.x, count * lane.q * lane.x)
+                if u >= 0 and pairs:
+                    if lane.strips == 2:
+                        odd = to + (job.lines + line.shift) * job.pitch
+                    gather_pairs(
+                        <const real*>(x + u * line.x), to, odd, count, v, lane.n, lane.rule, job.fill
+                    )
+                elif u >= 0:
                     gather(&job.format, x + u * line.x, to, count, v, lane.q, lane.n, lane.x, lane.rule, job.fill)
                 else:
                     for at in range(count):
                         to[at] = job.fill
+                    if pairs and lane.strips == 2:
+                        odd = to + (job.lines + line.shift) * job.pitch
+                        for at in range(count):
+                            odd[at] = job.fill
                 to += job.pitch
             to += (job.lines - lines) * job.pitch
+        if pairs and lane.strips == 2:
+            to += (job.lines + line.shift) * job.pitch
 
 
 cdef void find_image_taps(const Job* job, Scratch* s) noexcept nogil:
@@ -408,11 +427,28 @@ cdef void store_line(const Job* job, const real* p, Py_ssize_t apart, char* y, P
 cdef void leave_turned(const Job* job, const Block* b, Scratch* s) noexcept nogil:
     """The sums to y, LANES rows of a line at a time."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
-    cdef Py_ssize_t width = ceil_div(job.segment, LANES) * LANES, e, i, r, j, n, phase
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef Py_ssize_t width = ceil_div(job.segment, LANES) * LANES, run = b.width, runs = b.lines, e, i, r, j, n, phase
     cdef const real* sums = s.sums
     cdef const real* p
     cdef real* to
     cdef char* y
+    if line.y == run * lane.y:
+        run, runs = run * runs, 1
+    if job.plain and lane.s == 1 and run >= LANES:
+        for e in range(b.entries):
+            for i in range(runs):
+                for r in range(ceil_div(b.r1 - b.r0, LANES)):
+                    to = <real*>(<char*>y_row(job, b, e, b.r0 + r * LANES) + i * line.y)
+                    n = min(<Py_ssize_t>LANES, b.r1 - b.r0 - r * LANES)
+                    j = 0
+                    while j < run:
+                        j = min(j, run - LANES)
+                        p = sums + j * job.lanes + r * LANES
+                        turn(p, job.lanes, LANES, n, to + j, job.y_row // <Py_ssize_t>sizeof(real))
+                        j += LANES
+                sums += run * job.lanes
+        return
     for e in range(b.entries):
         for i in range(b.lines):
             for r in range(ceil_div(b.r1 - b.r0, LANES)):
@@ -708,6 +744,8 @@ cdef void lay_out(Job* job, int threads) noexcept:
         job.axis[i].spread = abs(job.axis[i].p) > SPREAD * job.axis[i].q * job.axis[i].s
         job.axis[i].strips = job.axis[i].k if job.axis[i].spread else min(job.axis[i].q, j + 1)
         job.axis[i].shift = 0 if job.axis[i].spread else j // job.axis[i].q
+    job.pairs = not job.format.raw and job.format.type == real_type() and lane.x == sizeof(real)
+    job.pairs = job.pairs and lane.q == 2 and not lane.spread
     # As many images as make a chunk of the phase with the most taps, or half as many again; the same for any block,
     # since chunks decide the order of a sum.
     j = line.k * ceil_div(lane.k, kernel_step(lane.s, abs(lane.p)))
