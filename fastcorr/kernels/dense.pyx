@@ -40,9 +40,10 @@ from .panel cimport (
 from .team cimport run_units, take_block
 from .tile cimport CHUNK, LANES, MAX_ROWS, ceil_div, most_rows, most_vectors, real, tile_apart, tile_vectors, turn
 
-cnp.import_array()
 cdef extern from "simd.h":
     void prefetch(const char* p, Py_ssize_t bytes) noexcept nogil
+
+cnp.import_array()
 
 cdef enum:
     MAX_AXES = 64
@@ -140,38 +141,31 @@ cdef void gather_image(
     """One image under a block of lanes: [strip of lines][strip of lanes][line][lane]. x NULL: nothing but fill."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t row, column, i, u, v
-    cdef Py_ssize_t at, count = width + lane.shift
-    cdef bint pairs = job.pairs and x != NULL
-    cdef real* odd = NULL
+    cdef Py_ssize_t count = width + lane.shift, strip = (job.lines + line.shift) * job.pitch
+    cdef Py_ssize_t row, column, i, u, v, n
+    cdef const char* p
     for row in range(line.strips):
-        for column in range(0, 1 if pairs else lane.strips):
+        for column in range(1 if job.pairs else lane.strips):
             v = strip_start(lane, column) + lane.q * lane0
             for i in range(lines + line.shift):
                 u = -1
                 if x != NULL:
                     u = extend(strip_start(line, row) + line.q * (line0 + i), line.n, line.rule)
+                n, p = 0, NULL  # fill
                 if u >= 0:
-                    prefetch(x + job.x_channel + u * line.x + (v if v > 0 else 0) * lane.x, count * lane.q * lane.x)
-                if u >= 0 and pairs:
-                    if lane.strips == 2:
-                        odd = to + (job.lines + line.shift) * job.pitch
+                    n, p = lane.n, x + u * line.x
+                    if lane.x == job.format.size:  # the next image, most likely, which the hardware does not foresee
+                        prefetch(p + job.x_channel + max(<Py_ssize_t>0, v) * lane.x, count * lane.q * lane.x)
+                if job.pairs:
                     gather_pairs(
-                        <const real*>(x + u * line.x), to, odd, count, v, lane.n, lane.rule, job.fill
+                        <const real*>p, to, to + strip if lane.strips == 2 else NULL, count, v, n, lane.rule, job.fill
                     )
-                elif u >= 0:
-                    gather(&job.format, x + u * line.x, to, count, v, lane.q, lane.n, lane.x, lane.rule, job.fill)
                 else:
-                    for at in range(count):
-                        to[at] = job.fill
-                    if pairs and lane.strips == 2:
-                        odd = to + (job.lines + line.shift) * job.pitch
-                        for at in range(count):
-                            odd[at] = job.fill
+                    gather(&job.format, p, to, count, v, lane.q, n, lane.x, lane.rule, job.fill)
                 to += job.pitch
             to += (job.lines - lines) * job.pitch
-        if pairs and lane.strips == 2:
-            to += (job.lines + line.shift) * job.pitch
+        if job.pairs and lane.strips == 2:
+            to += strip
 
 
 cdef void find_image_taps(const Job* job, Scratch* s) noexcept nogil:
@@ -371,6 +365,8 @@ cdef void pack_weights(
             run = 1  # taps that follow each other
             while run < LANES and t + run < taps and s.source[t + run] == s.source[t] + run:
                 run += 1
+            for i in range(LANES):  # of the next rows: streams too short for the hardware to foresee
+                prefetch(<const char*>(p + (LANES + i) * across), 1)
             if run > 1 and n == LANES and <const char*>(p + (n - 1) * across + LANES) <= job.a_end:
                 turn(p, across, LANES, run, to, width)
             else:
@@ -425,43 +421,53 @@ cdef void store_line(const Job* job, const real* p, Py_ssize_t apart, char* y, P
 
 
 cdef void leave_turned(const Job* job, const Block* b, Scratch* s) noexcept nogil:
-    """The sums to y, LANES rows of a line at a time."""
+    """The sums to y, LANES rows of a line at a time; by `line`, if they are to be woven or converted."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t width = ceil_div(job.segment, LANES) * LANES, run = b.width, runs = b.lines, e, i, r, j, n, phase
+    cdef bint direct = job.plain and lane.s == 1
+    cdef Py_ssize_t width = ceil_div(job.segment, LANES) * LANES, run = b.width, runs = b.lines
+    cdef Py_ssize_t e, i, r, j, n, phase
     cdef const real* sums = s.sums
     cdef const real* p
     cdef real* to
     cdef char* y
-    if line.y == run * lane.y:
+    if direct and line.y == run * lane.y:  # lines that follow each other are one
         run, runs = run * runs, 1
-    if job.plain and lane.s == 1 and run >= LANES:
-        for e in range(b.entries):
-            for i in range(runs):
-                for r in range(ceil_div(b.r1 - b.r0, LANES)):
-                    to = <real*>(<char*>y_row(job, b, e, b.r0 + r * LANES) + i * line.y)
-                    n = min(<Py_ssize_t>LANES, b.r1 - b.r0 - r * LANES)
-                    j = 0
-                    while j < run:
-                        j = min(j, run - LANES)
-                        p = sums + j * job.lanes + r * LANES
-                        turn(p, job.lanes, LANES, n, to + j, job.y_row // <Py_ssize_t>sizeof(real))
-                        j += LANES
-                sums += run * job.lanes
-        return
+    direct = direct and run >= LANES
+    if not direct:
+        run, runs = b.width, b.lines
     for e in range(b.entries):
-        for i in range(b.lines):
+        for i in range(runs):
             for r in range(ceil_div(b.r1 - b.r0, LANES)):
+                y = <char*>y_row(job, b, e, b.r0 + r * LANES) + i * line.y
+                n = min(<Py_ssize_t>LANES, b.r1 - b.r0 - r * LANES)
+                if direct:
+                    turn_run(
+                        sums + r * LANES, job.lanes, run, n, <real*>y, job.y_row // <Py_ssize_t>sizeof(real)
+                    )
+                    continue
                 for phase in range(job.phases):
                     p = sums + phase * job.apart + r * LANES
                     to = s.line + phase * LANES * width
-                    for j in range(ceil_div(b.width, LANES)):
-                        n = min(<Py_ssize_t>LANES, b.width - j * LANES)
-                        turn(p + j * LANES * job.lanes, job.lanes, n, LANES, to + j * LANES, width)
-                y = <char*>y_row(job, b, e, b.r0 + r * LANES) + i * line.y
-                for j in range(min(<Py_ssize_t>LANES, b.r1 - b.r0 - r * LANES)):
+                    for j in range(ceil_div(run, LANES)):
+                        turn(
+                            p + j * LANES * job.lanes, job.lanes, min(<Py_ssize_t>LANES, run - j * LANES), LANES,
+                            to + j * LANES, width,
+                        )
+                for j in range(n):
                     store_line(job, s.line + j * width, LANES * width, y + j * job.y_row, b.results)
-            sums += b.width * job.lanes
+            sums += run * job.lanes
+
+
+cdef inline void turn_run(
+    const real* p, Py_ssize_t step, Py_ssize_t positions, Py_ssize_t rows, real* to, Py_ssize_t to_step
+) noexcept nogil:
+    """to[r][i] = p[i][r] for LANES positions or more and at most LANES rows. No real past the last is written."""
+    cdef Py_ssize_t i = 0
+    while i < positions:
+        i = min(i, positions - LANES)
+        turn(p + i * step, step, LANES, rows, to + i, to_step)
+        i += LANES
 
 
 cdef void leave(const Job* job, const Block* b, Py_ssize_t begin, const Scratch* s) noexcept nogil:
@@ -588,6 +594,11 @@ cdef double tiles_time(Py_ssize_t rows, Py_ssize_t lanes, int most) noexcept:
     return rows * vectors + <double>groups * ceil_div(vectors, most)
 
 
+cdef inline Py_ssize_t narrow_vectors(int most, Py_ssize_t lanes) noexcept nogil:
+    """Of so many lanes, those that `tile_vectors` leaves to tiles of two where there are wider ones."""
+    return 2 * (3 - ceil_div(lanes, LANES) % 3) % 6 if most == 3 else 0
+
+
 cdef double panel_time(const Job* job) noexcept:
     """Of the panel of one place: a line takes 45, a vector 2, a tap 8, and a unit 400 to begin."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
@@ -624,6 +635,7 @@ cdef double lay_out_straight(Job* job) noexcept:
     lay_out_lines(job, most)
     for job.lines in range(1, min(line.m, max(1, most // job.pitch)) + 1):
         time = tiles_time(job.rows, (job.lines - 1) * job.pitch + job.segment, job.vectors) + panel_time(job)
+        time += 0.3 * job.rows * narrow_vectors(job.vectors, (job.lines - 1) * job.pitch + job.segment)
         if job.lines > 1 and job.pitch > job.segment:  # sums with gaps between go to y later, which is out of cache
             time += 16.0 * job.phases * job.rows * job.lines * job.segment / (LANES * job.images * job.image_taps)
         time += (3.0 if job.packed else 0.5) * job.rows  # weights are read anew
@@ -636,9 +648,15 @@ cdef double lay_out_straight(Job* job) noexcept:
     return best * job.segments
 
 
+cdef inline Py_ssize_t sums_step(Py_ssize_t row_block) noexcept nogil:
+    """Turned: reals from position to position, an odd number of cache lines for the same reason as `plane`."""
+    return (ceil_div(row_block, CACHE_LINE) | 1) * CACHE_LINE
+
+
 cdef double lay_out_turned(Job* job) noexcept:
     """Rows are positions, lanes are output channels: no gaps, but weights and results are transposed on the way."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t most, width, sums
     cdef double time, leave
     job.turned, job.vectors = True, most_vectors(MAX_ROWS)
@@ -648,12 +666,13 @@ cdef double lay_out_turned(Job* job) noexcept:
     job.row_block = ceil_div(job.rows, ceil_div(job.rows, most))
     if job.row_block < job.rows:
         job.row_block = ceil_div(job.row_block, width) * width
-    job.lanes = (ceil_div(job.row_block, CACHE_LINE) | 1) * CACHE_LINE
+    job.lanes = sums_step(job.row_block)
     most = max(1, min(sums // job.lanes, PANEL_BYTES // (job.together * <Py_ssize_t>sizeof(real))))
     lay_out_lines(job, most)
     job.lines = ceil_div(line.m, ceil_div(line.m, max(1, most // job.segment)))
     job.entries = max(1, min(job.places, most // (job.segment * job.lines))) if job.lines == line.m else 1
-    leave = 1.75 * job.phases * job.rows * job.segment / (job.images * job.image_taps)
+    leave = 0.75 if job.plain and lane.s == 1 else 1.75  # woven or of another type, they take another way
+    leave *= 1.0 * job.phases * job.rows * job.segment / (job.images * job.image_taps)
     time = tiles_time(job.segment, job.row_block, job.vectors) * ceil_div(job.rows, job.row_block) + leave
     time = job.entries * (job.lines * time + panel_time(job)) + job.rows * pack_time(job)
     return time * job.segments * ceil_div(line.m, job.lines) / job.entries
@@ -699,7 +718,7 @@ cdef void share_out(Job* job, int threads) noexcept:
         best = job.row_block * pack_time(job) < 2 * job.entries * panel_time(job)
         if job.row_block > step and not (less and best):
             job.row_block = half(job.row_block, step)
-            job.lanes = (ceil_div(job.row_block, CACHE_LINE) | 1) * CACHE_LINE
+            job.lanes = sums_step(job.row_block)
         elif job.entries > 1:
             job.entries = half(job.entries, 1)
         elif job.lines > 1:
