@@ -323,6 +323,26 @@ def test_a_last_segment_of_one_position(level):
     assert np.array_equal(layer_methods.contract(form, a, b, "direct", level=level, count=1), want)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4])
+@pytest.mark.parametrize("rule", RULES)
+def test_every_second_sample(rule, kernel, level):
+    """Strides of 2 part lines into samples of even and of odd number, a vector of each at a time."""
+    for size in (2, 15, 16, 17, 33, 70):
+        padding = [(1, 0), (kernel + 1, 3 * kernel)]
+        options = {"stride": 2, "padding": padding, "boundary": rule}
+        check((2, 3, 4, size), (9, 3, min(kernel, 3), kernel), "float32", level, (1,), ("y",), **options)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("channels", [8, 15, 24, 32, 40, 49, 56, 64, 80, 88])
+def test_channels_as_lanes(channels, level):
+    """Any number of vectors of output channels, in tiles of three and four; runs of positions of any length."""
+    for size in ((1, 5), (3, 3), (7, 7), (5, 19), (9, 130)):
+        check((2, 40, *size), (channels, 40, 1, 1), "float32", level, (1, 2), ("y",))
+        check((2, 20, *size), (channels, 20, 3, 3), "float32", level, (1, 2), ("y",), padding=1, stride=2)
+
+
 def test_a_refusal_says_why():
     x, w = np.ones((1, 1, 4), np.longdouble), np.ones((1, 1, 2), np.longdouble)
     with pytest.raises(ValueError, match="no kernel for"):

@@ -32,12 +32,15 @@ CALLER MUST give A in the build's own type, and a y that is aligned, native and 
 from libc.string cimport memset
 cimport numpy as cnp
 
-from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, real_type, store, weave
+from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, gather_pairs, real_type, store, weave
 from .panel cimport (
     Axis, find_place, first_sample, image_start, kernel_step, leaves_gaps, residue_of, take_residue, unit_axis
 )
 from .team cimport run_slabs, take_block
 from .tile cimport CHUNK, LANES, MAX_ROWS, ceil_div, most_rows, most_vectors, real, tile_apart, tile_vectors, turn
+
+cdef extern from "simd.h":
+    void prefetch(const char* p, Py_ssize_t bytes) noexcept nogil
 
 cnp.import_array()
 
@@ -83,6 +86,7 @@ cdef struct Job:
     Format format
     int ytype
     bint plain                         # y has reals side by side
+    bint pairs                         # X has, too, and lanes are every second of them
     real fill
     const char* x
     char* y
@@ -135,22 +139,31 @@ cdef void gather_image(
     """One image under a block of lanes: [strip of lines][strip of lanes][line][lane]. x NULL: nothing but fill."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t row, column, i, u, v
-    cdef Py_ssize_t at, count = width + lane.shift
+    cdef Py_ssize_t count = width + lane.shift, strip = (job.lines + line.shift) * job.pitch
+    cdef Py_ssize_t row, column, i, u, v, n
+    cdef const char* p
     for row in range(line.strips):
-        for column in range(lane.strips):
+        for column in range(1 if job.pairs else lane.strips):
             v = strip_start(lane, column) + lane.q * lane0
             for i in range(lines + line.shift):
                 u = -1
                 if x != NULL:
                     u = extend(strip_start(line, row) + line.q * (line0 + i), line.n, line.rule)
+                n, p = 0, NULL  # fill
                 if u >= 0:
-                    gather(&job.format, x + u * line.x, to, count, v, lane.q, lane.n, lane.x, lane.rule, job.fill)
+                    n, p = lane.n, x + u * line.x
+                    if lane.x == job.format.size:  # the next image, most likely, which the hardware does not foresee
+                        prefetch(p + job.x_channel + max(<Py_ssize_t>0, v) * lane.x, count * lane.q * lane.x)
+                if job.pairs:
+                    gather_pairs(
+                        <const real*>p, to, to + strip if lane.strips == 2 else NULL, count, v, n, lane.rule, job.fill
+                    )
                 else:
-                    for at in range(count):
-                        to[at] = job.fill
+                    gather(&job.format, p, to, count, v, lane.q, n, lane.x, lane.rule, job.fill)
                 to += job.pitch
             to += (job.lines - lines) * job.pitch
+        if job.pairs and lane.strips == 2:
+            to += strip
 
 
 cdef void find_image_taps(const Job* job, Scratch* s) noexcept nogil:
@@ -261,6 +274,19 @@ cdef inline real* y_row(const Job* job, const Block* b, Py_ssize_t e, Py_ssize_t
     return <real*>(job.y + at)
 
 
+cdef inline int widest(int most) noexcept nogil:
+    """Vectors of the widest tile: with 16 registers 3 x 4 as well as 4 x 3."""
+    return 4 if most == 3 else most
+
+
+cdef inline int next_vectors(int most, Py_ssize_t lanes) noexcept nogil:
+    """Of the next tile. Any number but 1, 2 and 5 is made of 3 and 4: tiles of 2 take a fifth longer per lane."""
+    cdef Py_ssize_t vectors = ceil_div(lanes, LANES)
+    if most == 3 and vectors % 3 != 0 and vectors > 2 and vectors != 5:
+        return 4
+    return tile_vectors(most, lanes)
+
+
 cdef inline Py_ssize_t whole_tiles(int most, Py_ssize_t lanes) noexcept nogil:
     """Lanes in tiles that have no others."""
     cdef Py_ssize_t at = 0
@@ -337,6 +363,8 @@ cdef void pack_weights(
             run = 1  # taps that follow each other
             while run < LANES and t + run < taps and s.source[t + run] == s.source[t] + run:
                 run += 1
+            for i in range(LANES):  # of the next rows: streams too short for the hardware to foresee
+                prefetch(<const char*>(p + (LANES + i) * across), 1)
             if run > 1 and n == LANES and <const char*>(p + (n - 1) * across + LANES) <= job.a_end:
                 turn(p, across, LANES, run, to, width)
             else:
@@ -362,7 +390,7 @@ cdef void add_turned(
     cdef real* sums
     cdef int vectors
     while at < rows:
-        vectors = tile_vectors(job.vectors, rows - at)
+        vectors = next_vectors(job.vectors, rows - at)
         pack_weights(job, b, taps, at, vectors * LANES, s)
         for i in range(taps):
             s.tap[i] = s.packed + i * vectors * LANES
@@ -391,26 +419,53 @@ cdef void store_line(const Job* job, const real* p, Py_ssize_t apart, char* y, P
 
 
 cdef void leave_turned(const Job* job, const Block* b, Scratch* s) noexcept nogil:
-    """The sums to y, LANES rows of a line at a time."""
+    """The sums to y, LANES rows of a line at a time; by `line`, if they are to be woven or converted."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
-    cdef Py_ssize_t width = ceil_div(job.segment, LANES) * LANES, e, i, r, j, n, phase
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
+    cdef bint direct = job.plain and lane.s == 1
+    cdef Py_ssize_t width = ceil_div(job.segment, LANES) * LANES, run = b.width, runs = b.lines
+    cdef Py_ssize_t e, i, r, j, n, phase
     cdef const real* sums = s.sums
     cdef const real* p
     cdef real* to
     cdef char* y
+    if direct and line.y == run * lane.y:  # lines that follow each other are one
+        run, runs = run * runs, 1
+    direct = direct and run >= LANES
+    if not direct:
+        run, runs = b.width, b.lines
     for e in range(b.entries):
-        for i in range(b.lines):
+        for i in range(runs):
             for r in range(ceil_div(b.r1 - b.r0, LANES)):
+                y = <char*>y_row(job, b, e, b.r0 + r * LANES) + i * line.y
+                n = min(<Py_ssize_t>LANES, b.r1 - b.r0 - r * LANES)
+                if direct:
+                    turn_run(
+                        sums + r * LANES, job.lanes, run, n, <real*>y, job.y_row // <Py_ssize_t>sizeof(real)
+                    )
+                    continue
                 for phase in range(job.phases):
                     p = sums + phase * job.apart + r * LANES
                     to = s.line + phase * LANES * width
-                    for j in range(ceil_div(b.width, LANES)):
-                        n = min(<Py_ssize_t>LANES, b.width - j * LANES)
-                        turn(p + j * LANES * job.lanes, job.lanes, n, LANES, to + j * LANES, width)
-                y = <char*>y_row(job, b, e, b.r0 + r * LANES) + i * line.y
-                for j in range(min(<Py_ssize_t>LANES, b.r1 - b.r0 - r * LANES)):
+                    for j in range(ceil_div(run, LANES)):
+                        turn(
+                            p + j * LANES * job.lanes, job.lanes, min(<Py_ssize_t>LANES, run - j * LANES), LANES,
+                            to + j * LANES, width,
+                        )
+                for j in range(n):
                     store_line(job, s.line + j * width, LANES * width, y + j * job.y_row, b.results)
-            sums += b.width * job.lanes
+            sums += run * job.lanes
+
+
+cdef inline void turn_run(
+    const real* p, Py_ssize_t step, Py_ssize_t positions, Py_ssize_t rows, real* to, Py_ssize_t to_step
+) noexcept nogil:
+    """to[r][i] = p[i][r] for LANES positions or more and at most LANES rows. No real past the last is written."""
+    cdef Py_ssize_t i = 0
+    while i < positions:
+        i = min(i, positions - LANES)
+        turn(p + i * step, step, LANES, rows, to + i, to_step)
+        i += LANES
 
 
 cdef void leave(const Job* job, const Block* b, Py_ssize_t begin, const Scratch* s) noexcept nogil:
@@ -480,7 +535,7 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     if job.turned:
         sums += LANES * job.lanes
         start = job.lanes
-        packed = MOST_TAPS * job.vectors * LANES
+        packed = MOST_TAPS * widest(job.vectors) * LANES
         line = job.phases * LANES * (job.segment + LANES)
     reals = sums + start + panel + packed + line
     cdef void* block = take_block(64 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
@@ -537,6 +592,11 @@ cdef double tiles_time(Py_ssize_t rows, Py_ssize_t lanes, int most) noexcept:
     return rows * vectors + <double>groups * ceil_div(vectors, most)
 
 
+cdef inline Py_ssize_t narrow_vectors(int most, Py_ssize_t lanes) noexcept nogil:
+    """Of so many lanes, those that `tile_vectors` leaves to tiles of two where there are wider ones."""
+    return 2 * (3 - ceil_div(lanes, LANES) % 3) % 6 if most == 3 else 0
+
+
 cdef double panel_time(const Job* job) noexcept:
     """Of the panel of one place: a line takes 45, a vector 2, a tap 8, and a unit 400 to begin."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
@@ -573,6 +633,7 @@ cdef double lay_out_straight(Job* job) noexcept:
     lay_out_lines(job, most)
     for job.lines in range(1, min(line.m, max(1, most // job.pitch)) + 1):
         time = tiles_time(job.rows, (job.lines - 1) * job.pitch + job.segment, job.vectors) + panel_time(job)
+        time += 0.3 * job.rows * narrow_vectors(job.vectors, (job.lines - 1) * job.pitch + job.segment)
         if job.lines > 1 and job.pitch > job.segment:  # sums with gaps between go to y later, which is out of cache
             time += 16.0 * job.phases * job.rows * job.lines * job.segment / (LANES * job.images * job.image_taps)
         time += (3.0 if job.packed else 0.5) * job.rows  # weights are read anew
@@ -585,9 +646,15 @@ cdef double lay_out_straight(Job* job) noexcept:
     return best * job.segments
 
 
+cdef inline Py_ssize_t sums_step(Py_ssize_t row_block) noexcept nogil:
+    """Turned: reals from position to position, an odd number of cache lines for the same reason as `plane`."""
+    return (ceil_div(row_block, CACHE_LINE) | 1) * CACHE_LINE
+
+
 cdef double lay_out_turned(Job* job) noexcept:
     """Rows are positions, lanes are output channels: no gaps, but weights and results are transposed on the way."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
+    cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t most, width, sums
     cdef double time, leave
     job.turned, job.vectors = True, most_vectors(MAX_ROWS)
@@ -597,12 +664,13 @@ cdef double lay_out_turned(Job* job) noexcept:
     job.row_block = ceil_div(job.rows, ceil_div(job.rows, most))
     if job.row_block < job.rows:
         job.row_block = ceil_div(job.row_block, width) * width
-    job.lanes = ceil_div(job.row_block, LANES) * LANES
+    job.lanes = sums_step(job.row_block)
     most = max(1, min(sums // job.lanes, PANEL_BYTES // (job.together * <Py_ssize_t>sizeof(real))))
     lay_out_lines(job, most)
     job.lines = ceil_div(line.m, ceil_div(line.m, max(1, most // job.segment)))
     job.entries = max(1, min(job.places, most // (job.segment * job.lines))) if job.lines == line.m else 1
-    leave = 1.75 * job.phases * job.rows * job.segment / (job.images * job.image_taps)
+    leave = 0.75 if job.plain and lane.s == 1 else 1.75  # woven or of another type, they take another way
+    leave *= 1.0 * job.phases * job.rows * job.segment / (job.images * job.image_taps)
     time = tiles_time(job.segment, job.row_block, job.vectors) * ceil_div(job.rows, job.row_block) + leave
     time = job.entries * (job.lines * time + panel_time(job)) + job.rows * pack_time(job)
     return time * job.segments * ceil_div(line.m, job.lines) / job.entries
@@ -648,7 +716,7 @@ cdef void share_out(Job* job, int threads) noexcept:
         best = job.row_block * pack_time(job) < 2 * job.entries * panel_time(job)
         if job.row_block > step and not (less and best):
             job.row_block = half(job.row_block, step)
-            job.lanes = ceil_div(job.row_block, LANES) * LANES
+            job.lanes = sums_step(job.row_block)
         elif job.entries > 1:
             job.entries = half(job.entries, 1)
         elif job.lines > 1:
@@ -693,6 +761,8 @@ cdef void lay_out(Job* job, int threads) noexcept:
         job.axis[i].spread = abs(job.axis[i].p) > SPREAD * job.axis[i].q * job.axis[i].s
         job.axis[i].strips = job.axis[i].k if job.axis[i].spread else min(job.axis[i].q, j + 1)
         job.axis[i].shift = 0 if job.axis[i].spread else j // job.axis[i].q
+    job.pairs = not job.format.raw and job.format.type == real_type() and lane.x == sizeof(real)
+    job.pairs = job.pairs and lane.q == 2 and not lane.spread
     # As many images as make a chunk of the phase with the most taps, or half as many again; the same for any block,
     # since chunks decide the order of a sum.
     j = line.k * ceil_div(lane.k, kernel_step(lane.s, abs(lane.p)))

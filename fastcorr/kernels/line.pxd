@@ -8,8 +8,8 @@ from libc.stdint cimport int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, 
 cimport numpy as cnp
 
 from .tile cimport (
-    LANES, always_inline_void, ceil_div, eager_void, local_vec, real, turn, vec, vec_load, vec_lower, vec_upper,
-    vec_zero,
+    LANES, always_inline_void, ceil_div, eager_void, local_vec, real, turn, vec, vec_even, vec_load, vec_lower, vec_odd,
+    vec_upper, vec_zero,
 )
 
 cdef extern from "half.h":
@@ -270,6 +270,43 @@ cdef inline void gather(
     load(f, line + (u + first * stride) * step, to + first, last - first, stride * step)
     _gather_outside(f, line, to, 0, first, first, last, u, stride, n, step, rule, fill)
     _gather_outside(f, line, to, last, count, first, last, u, stride, n, step, rule, fill)
+
+
+cdef inline void gather_pairs(
+    const real* line, real* even, real* odd, Py_ssize_t count, Py_ssize_t u, Py_ssize_t n, int rule, real fill
+) noexcept nogil:
+    """X[u], X[u + 2], ... to `even` and X[u + 1], X[u + 3], ... to `odd`, which may be NULL: see `gather`."""
+    cdef Py_ssize_t first = min(count, 0 if u >= 0 else (1 - u) // 2), last = max(first, min(count, (n - u) // 2))
+    cdef Py_ssize_t i = first
+    cdef local_vec x, y
+    while i < last:
+        if last - first < LANES:
+            even[i] = line[u + 2 * i]
+            if odd != NULL:
+                odd[i] = line[u + 2 * i + 1]
+            i += 1
+            continue
+        i = min(i, last - LANES)
+        x, y = vec_load(line + u + 2 * i), vec_load(line + u + 2 * i + LANES)
+        (<vec*>(even + i))[0] = vec_even(x, y)
+        if odd != NULL:
+            (<vec*>(odd + i))[0] = vec_odd(x, y)
+        i += LANES
+    i = 0
+    while i < count:
+        if i == first:
+            i = last
+            if i == count:
+                return
+        _pick(line, even + i, u + 2 * i, n, rule, fill)
+        if odd != NULL:
+            _pick(line, odd + i, u + 2 * i + 1, n, rule, fill)
+        i += 1
+
+
+cdef inline void _pick(const real* line, real* to, Py_ssize_t u, Py_ssize_t n, int rule, real fill) noexcept nogil:
+    u = extend(u, n, rule)
+    to[0] = line[u] if u >= 0 else fill
 
 
 cdef inline void copy_line(const real* p, real* to, Py_ssize_t n) noexcept nogil:
