@@ -26,8 +26,8 @@ SCHEDULE    A unit is a block of groups by some lines of one place (batch entry,
 NUMERICS    Chunks of at most CHUNK taps are summed on their own and added in order. Of a weight gradient, blocks of
             lines are too, and slices of these. All follow from the shape alone: results are bitwise the same for any
             number of threads, y and x also for any batch and any position. Straight and turned add the same products
-            in the same order, but for those of lines of zero fill, which straight leaves out if all weights are finite: a
-            sum that underflows may be a zero of the other sign.
+            in the same order, but for those of lines of zero fill, which straight leaves out if all weights are
+            finite: a sum that underflows may be a zero of the other sign.
 
 CALLER MUST give w, and bias, in the build's own type, and a result that is aligned, native and overlaps no operand.
 """

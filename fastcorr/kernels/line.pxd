@@ -8,7 +8,7 @@ from libc.stdint cimport int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, 
 cimport numpy as cnp
 
 from .tile cimport (
-    LANES, always_inline_void, ceil_div, eager_void, local_vec, real, turn, vec, vec_even, vec_load, vec_lower, vec_odd,
+    LANES, always_inline_void, ceil_div, eager_void, local_vec, real, turn, vec, vec_load, vec_lower, vec_part,
     vec_upper, vec_zero,
 )
 
@@ -287,10 +287,10 @@ cdef inline void gather_pairs(
             i += 1
             continue
         i = min(i, last - LANES)
-        x, y = vec_load(line + u + 2 * i), vec_load(line + u + 2 * i + LANES)
-        (<vec*>(even + i))[0] = vec_even(x, y)
+        vec_part(line + u + 2 * i, &x, &y)
+        (<vec*>(even + i))[0] = x
         if odd != NULL:
-            (<vec*>(odd + i))[0] = vec_odd(x, y)
+            (<vec*>(odd + i))[0] = y
         i += LANES
     i = 0
     while i < count:

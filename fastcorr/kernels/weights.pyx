@@ -45,7 +45,7 @@ from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, load,
 from .team cimport run_slabs, take_block
 from .tile cimport (
     CHUNK, LANES, MAX_ACC, MAX_ROWS, always_inline_void, ceil_div, eager_void, local_vec, real, tile_apart,
-    tile_vectors, turn, vec, vec_even, vec_load, vec_odd,
+    tile_vectors, turn, vec, vec_load, vec_part,
 )
 
 cnp.import_array()
@@ -358,10 +358,8 @@ cdef void transform_gradient(
                 memset(lower, 0, width * sizeof(real))
             to = s.u + r * job.u_row + (k - l0) * tiles
             for j in range(ceil_div(tiles, LANES)):  # the next line covers what is too much
-                a[0] = vec_even(vec_load(upper + 2 * j * LANES), vec_load(upper + (2 * j + 1) * LANES))
-                a[1] = vec_odd(vec_load(upper + 2 * j * LANES), vec_load(upper + (2 * j + 1) * LANES))
-                a[2] = vec_even(vec_load(lower + 2 * j * LANES), vec_load(lower + (2 * j + 1) * LANES))
-                a[3] = vec_odd(vec_load(lower + 2 * j * LANES), vec_load(lower + (2 * j + 1) * LANES))
+                vec_part(upper + 2 * j * LANES, a, a + 1)
+                vec_part(lower + 2 * j * LANES, a + 2, a + 3)
                 spread_gradient(a, to + j * LANES, job.u_point)
 
 

@@ -41,7 +41,7 @@ from .panel cimport Axis, find_place, image_start
 from .team cimport run_slabs, run_units, take_block
 from .tile cimport (
     CHUNK, LANES, MAX_ROWS, always_inline_void, ceil_div, local_vec, most_rows, most_vectors, real, tile, tile_vectors,
-    vec, vec_load, vec_even, vec_lower, vec_odd, vec_upper,
+    vec, vec_load, vec_lower, vec_part, vec_upper,
 )
 
 cdef extern from "simd.h":
@@ -235,9 +235,9 @@ cdef inline void take_apart(const real* samples, Py_ssize_t count, real* even, r
     cdef Py_ssize_t i
     cdef local_vec a, b
     for i in range(ceil_div(count, 2 * LANES)):
-        a, b = vec_load(samples + 2 * i * LANES), vec_load(samples + (2 * i + 1) * LANES)
-        (<vec*>(even + i * LANES))[0] = vec_even(a, b)
-        (<vec*>(odd + i * LANES))[0] = vec_odd(a, b)
+        vec_part(samples + 2 * i * LANES, &a, &b)
+        (<vec*>(even + i * LANES))[0] = a
+        (<vec*>(odd + i * LANES))[0] = b
 
 
 cdef inline always_inline_void along_line(const int b, const real* even, const real* odd, local_vec* d) noexcept nogil:
