@@ -34,15 +34,14 @@ OPTIONS = {
 # Kernels are called by fastcorr alone: no signatures, no pickles, 10 of the 58 kB of a module of layers; and no
 # docstrings, which `Options` knows, 1 kB of each of 93 modules.
 BARE = {"binding": False, "auto_pickle": False}
-# -O3 without what it copies around the vector loops of tile.pxd and butterfly.pxd, a third of a module and of its
-# compiling; none of 28 calls is slower. -fno-schedule-insns2 would save 2 % more and make weight gradients 3 % slower.
-# Loops over samples ask for their vectors themselves: `eager_void` in simd.h.
+# -O3 without what it copies around the vector loops of tile.pxd and butterfly.pxd, a quarter of a module and of its
+# compiling. -fno-tree-ch would save 9 % more, and 3 x 3 filters would take twice as long. Loops over samples ask for
+# their vectors themselves: `eager_void` in simd.h.
 LEAN = [
     "-fno-asynchronous-unwind-tables",
     "-fvect-cost-model=very-cheap",
     "-fno-tree-slp-vectorize",
     "-fno-thread-jumps",
-    "-fno-tree-ch",
     "-fno-caller-saves",
     "-freorder-blocks-algorithm=simple",
     "-fno-unswitch-loops",
