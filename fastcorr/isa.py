@@ -13,7 +13,7 @@ from ._cpu import X86_LEVEL
 def built() -> tuple[str, ...]:
     """Levels this installation has kernels for, lowest first."""
     folder = Path(kernels.__file__).parent
-    return tuple(level for level in kernels.LEVELS if any((folder / level).glob("*/*")))
+    return tuple(level for level in kernels.LEVELS if any((folder / level).glob("*")))
 
 
 def usable() -> tuple[str, ...]:

@@ -621,6 +621,29 @@ class TestManyThreads:
             assert results == [7.0 * (994 + turn)] * 8
             results.clear()
 
+    def test_the_first_call_of_a_process_at_once(self):
+        """A library is loaded once: who comes while another makes its module waits for all of it."""
+        results, classes, rows = succeeds(
+            """
+import sys, threading, numpy, fastcorr
+from fastcorr import isa, kernels
+sys.setswitchinterval(1e-6)
+gate, found = threading.Barrier(8), []
+def work(row):
+    gate.wait()
+    found.append(getattr(kernels.load(row, isa.LEVEL), row.family.title()))
+for row in kernels.KERNELS:
+    workers = [threading.Thread(target=work, args=(row,)) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+print(len(found), len(set(found)), len(kernels.KERNELS))
+"""
+        ).split()
+        assert int(results) == 8 * int(rows)
+        assert classes == rows
+
     def test_threads_come_and_go(self):
         """Short-lived threads, each with a parallel call: neither memory nor OS threads pile up."""
         before = succeeds(

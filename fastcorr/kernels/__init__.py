@@ -1,13 +1,16 @@
 """The compiled kernels: one row here per module, read by setup.py, the planner and the tests.
 
 A family is one ``.pyx``. It is cythonized once and its C compiled once per instruction-set level and element type,
-with ``-DREAL=<ctype>``, into ``<level>/<element>/<family>``. This file imports nothing of fastcorr, so setup.py can
-run it before anything is built.
+with ``-DREAL=<ctype>``. What is compiled for one level and element is one library, ``<level>/<element>``, with a module
+per family. This file imports nothing of fastcorr, so setup.py can run it before anything is built.
 """
 
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -71,7 +74,18 @@ def find(family: str, dtype: np.dtype[Any]) -> Kernel | Any:
 @cache
 def load(row: Kernel, level: str) -> Any:
     """The module of `row` built for `level`."""
-    return import_module(f"{__name__}.{level}.{row.element}.{row.family}")
+    with _LOADING:  # one that another thread is making has no classes yet
+        return _load(row, level)
+
+
+@cache
+def _load(row: Kernel, level: str) -> Any:
+    library = f"{__name__}.{level}.{row.element}"
+    found: Any = PathFinder.find_spec(library, [str(Path(__file__).parent / level)])
+    spec: Any = spec_from_file_location(f"{library}.{row.family}", found.origin)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _codes(row: Kernel) -> set[str]:
@@ -85,3 +99,4 @@ def _codes(row: Kernel) -> set[str]:
 
 
 _CODES = {row: _codes(row) for row in KERNELS}
+_LOADING = Lock()
