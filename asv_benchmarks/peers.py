@@ -168,6 +168,27 @@ def onnxruntime(work, threads):
     return call
 
 
+def opencv_separable(work, threads):
+    import cv2
+
+    need(len(work.x) == 2, "pictures only")
+    cv2.setNumThreads(threads)
+    return partial(cv2.sepFilter2D, work.arrays()[0], -1, *reversed(work.factors()), borderType=cv2.BORDER_REFLECT_101)
+
+
+def scipy_separable(work, threads):
+    from scipy import ndimage
+
+    def call():
+        y = x
+        for axis, k in enumerate(work.factors()):
+            y = ndimage.correlate1d(y, k, axis, mode="mirror")
+        return y
+
+    x = work.arrays()[0]
+    return call
+
+
 def opencv_search(work, threads):
     import cv2
 
@@ -202,6 +223,7 @@ LAYERS = {
     "torch.channels_last": partial(torch_layer, layout="channels_last"),
     "onnxruntime": onnxruntime,
 }
+SEPARABLES = {"fastcorr": fastcorr, "opencv": opencv_separable, "scipy.ndimage": scipy_separable}
 SEARCHES = {"fastcorr": fastcorr, "opencv": opencv_search, "skimage": skimage_search}
 PEERS = tuple(SIGNALS | LARGE | LAYERS | SEARCHES)
 MODULES = {  # where the name of the module differs
@@ -219,7 +241,7 @@ def able(work):
     """{name: function} of the peers for this kind of work."""
     if work.function != "correlate":
         return SEARCHES if work.function == "match_template" else LAYERS
-    return SIGNALS | LARGE if work.group == "large" else SIGNALS
+    return {"large": SIGNALS | LARGE, "separable": SEPARABLES}.get(work.group, SIGNALS)
 
 
 def look(work, result):

@@ -42,6 +42,8 @@ TIMES = (
     ("image", "scipy.ndimage", 20, geometric_mean, EVERY),
     ("image", "scipy.signal", 20, geometric_mean, EVERY),
     ("volume", "scipy.ndimage", 20, min, EVERY),
+    ("separable", "opencv", 1, min, EVERY),
+    ("separable", "scipy.ndimage", 1, min, EVERY),
     ("signal", "numpy", 1, min, EVERY),
     ("small", "numpy", 1, min, EVERY),
     ("large", "", 1, min, EVERY),
@@ -55,6 +57,7 @@ TIMES = (
     ("depthwise", "", 1.3, min, EVERY),
     ("transpose", "torch", 1, min, EVERY),
     ("layer64", "torch", 3, min, EVERY),
+    ("largelayer", "", 1, min, EVERY),
     ("smalllayer", "torch", 1, min, EVERY),
 )
 

@@ -1,7 +1,7 @@
 """The workloads of one kernel on one array, each named once: asv and compare.py time and check the same ones."""
 
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from itertools import product
 from math import prod
 
@@ -81,6 +81,17 @@ class Workload(Checked):
 
 
 @dataclass(frozen=True)
+class Separable(Workload):
+    """A kernel that is a product of one vector per axis, as those of blurs are; peers are given the vectors."""
+
+    def factors(self):
+        return [noise((m,), self.dtype, axis) for axis, m in enumerate(self.k)]
+
+    def arrays(self):
+        return noise(self.x, self.dtype), reduce(np.multiply.outer, self.factors())
+
+
+@dataclass(frozen=True)
 class Search(Workload):
     """One call of match_template; results of peers may differ by what rounding in float32 makes of them."""
 
@@ -109,11 +120,11 @@ class Search(Workload):
         return windows @ t / np.sqrt((windows**2).sum(1) * (t @ t)), np.full(len(windows), 1000.0)
 
 
-def grid(group, sizes, kernels, dtypes=("float32",), quick=((), ()), **options):
+def grid(group, sizes, kernels, dtypes=("float32",), quick=((), ()), kind=Workload, **options):
     """Every size with every kernel and dtype; `quick` are (sizes, kernels) a hurried run leaves out."""
     for dtype, x, m in product(dtypes, sizes, kernels):
         keep = x not in quick[0] and m not in quick[1]
-        yield Workload(group, x, (m,) * len(x), dtype, quick=keep, **options)
+        yield kind(group, x, (m,) * len(x), dtype, quick=keep, **options)
 
 
 @cache
@@ -130,6 +141,8 @@ def workloads():
         *(Workload("copy", (4096, 4096), (3, 3), dtype, **like_a_filter, out=True) for dtype in floats),
         *grid("signal", [(10**n,) for n in (3, 4, 5, 6)], (3, 8, 16, 64, 256), floats, ([(10**4,)], (8, 64))),
         *grid("volume", [(n,) * 3 for n in (64, 128, 200)], (3, 5, 7), ("float32",), ([(128,) * 3], (5,)), mode="same"),
+        *grid("separable", images[1:4], (5, 9, 15, 31), floats, ([], (5, 15)), Separable, **like_a_filter),
+        *grid("separable", [(128,) * 3], (5, 9), ("float32",), ([], (5,)), Separable, **like_a_filter),
         *grid("dtypes", [(1024, 1024)], (5, 9), exact, ([], (5,)), mode="same"),
         *(Workload("dtypes", (1024, 1024), (m, m), "int32", "same", data="uint8", quick=m == 9) for m in (5, 9)),
         *grid("large", images[1:], (17, 31, 63, 255), floats, ([(1024,) * 2], (17, 63)), mode="same"),

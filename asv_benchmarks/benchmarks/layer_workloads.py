@@ -171,6 +171,7 @@ def layers():
     filters = square(8, 240, 14, 240, 5, 240)
     depthwise = [square(1, 144, 56, 144, 3, 144), square(8, 96, 56, 96, 3, 96), square(1, 240, 28, 240, 5, 240)]
     depthwise += [filters, square(8, 96, 28, 96, 7, 96), square(1, 96, 112, 96, 3, 96, stride=2)]
+    large = [square(1, 32, 64, 32, 31), square(8, 16, 56, 32, 15)]
     up = [*(square(1, 64, 112, 128, k, stride=2) for k in (2, 3, 4)), square(8, 32, 56, 64, 2, stride=2)]
     return [
         *several("layer", [square(n, *shape) for n in (1, 8) for shape in both], quick=(0, 3, 10)),
@@ -182,6 +183,7 @@ def layers():
         *several("transpose", up, ("conv_transpose",), quick=(0,)),
         *several("layer64", [square(1, *resnet), square(1, *deep), first[0], cube], dtype="float64", quick=(0,)),
         *several("layer64", [square(1, *resnet)], gradients, "float64"),
+        *several("largelayer", large, ("conv", *gradients), quick=(0,)),
         *several("smalllayer", [square(8, 1, 28, 32, 3)], ("conv", *gradients), quick=(0,)),
         *several("memory", [square(8, 64, 112, 64, 3)], ("conv", *gradients), quick=(0,)),
         *several("memory", [square(1, 64, 112, 64, 3)], dtype="float64"),
