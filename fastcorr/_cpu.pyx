@@ -1,12 +1,15 @@
-"""The processor and the OpenMP runtime, asked from code that is itself built for the lowest level."""
+"""The processor, the OpenMP runtime, and the pool of threads, in code that is itself built for the lowest level."""
 
 cdef extern from "cpu.h":
     int x86_level() nogil
     int openmp_version() nogil
-    int watch_fork() nogil
     int _max_threads "max_threads"() nogil
-    int _obtainable_threads "obtainable_threads"(int wanted) nogil
     const char* compiler_name() nogil
+
+cdef extern from "pool.h":
+    int watch_fork() nogil
+    void* _call_helpers "pool_call"(int wanted, piecework work, void* job) noexcept
+    void _dismiss_helpers "pool_dismiss"(void* first) noexcept nogil
 
 X86_LEVEL = x86_level()
 OPENMP = openmp_version()
@@ -21,6 +24,11 @@ def max_threads():
     return _max_threads()
 
 
-def obtainable_threads(int wanted):
-    """How many of `wanted` threads can be had without the runtime giving up and leaving the process."""
-    return _obtainable_threads(wanted)
+cdef void* call_helpers(int wanted, piecework work, void* job) noexcept:
+    """Up to `wanted` helpers begin ``work(job)``, each when it gets a processor."""
+    return _call_helpers(wanted, work, job)
+
+
+cdef void dismiss_helpers(void* first) noexcept nogil:
+    """Those that have not begun need not; the others are waited for."""
+    _dismiss_helpers(first)

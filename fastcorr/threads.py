@@ -147,8 +147,3 @@ def _limited(n: int) -> Iterator[None]:
         yield
     finally:
         _context.reset(token)
-
-
-def obtainable(n: int) -> int:
-    """How many of `n` threads the system will really give this thread's pool."""
-    return _cpu.obtainable_threads(n) if n > 1 else 1
