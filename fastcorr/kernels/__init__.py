@@ -5,10 +5,9 @@ with ``-DREAL=<ctype>``, into ``<level>/<element>/<family>``. This file imports 
 run it before anything is built.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +21,7 @@ LEVELS = {
 NEEDS = {"baseline": 0, "x86_64_v3": 3, "x86_64_v4": 4}
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(NamedTuple):
     """A family compiled for one element type, and the result dtypes it serves."""
 
     family: str
