@@ -313,7 +313,7 @@ def runner(
     )
     found = _LAYER_METHODS[chosen]
     folds = form.result == "x" and set(form.boundary) != {"constant"} and form.rank
-    if chosen == "reference" or folds or form.dtype.kind == "c" or found.row(form).element != form.dtype.name:
+    if chosen == "reference" or folds or form.dtype.kind == "c" or form.dtype != found.row(form).element:
         return _call.LayerRunner(form, method, shapes, contract, None, False, True, (), None, None)
     ready = _ready(found, form, isa.LEVEL, method == "auto")
 

@@ -26,6 +26,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memset
 cimport numpy as cnp
 
+from functools import lru_cache
+
 import numpy as np
 
 from .butterfly cimport ONE_EACH, butterflies
@@ -92,6 +94,12 @@ cdef class Transform:
                     behind(&self.tile, ONLY_THERE, 0, re, re + self.tile.plane, NULL, NULL)
                 else:
                     behind(&self.tile, THERE_AND_BACK, 0, re, re + self.tile.plane, k, k + self.tile.plane)
+
+
+@lru_cache(32)
+def transform_of(shape):
+    """One for all Problems whose tiles have this `shape`: its tables take longer to make than the rest of a Spectrum."""
+    return Transform(shape)
 
 
 # --- samples in and out -----------------------------------------------------------------------------------------------
@@ -522,7 +530,7 @@ cdef class Spectrum:
             order, self.points = [0], (max(1, LANES) * LANES,)
         else:
             order = axes_of_tile(problem)
-        self.transform = Transform([self.points[i] for i in order])
+        self.transform = transform_of(tuple([self.points[i] for i in order]))
         job.blocks = 1
         for i in range(rank - 1, -1, -1):
             t = order.index(i)
