@@ -98,7 +98,7 @@ cdef class Transform:
 
 @lru_cache(32)
 def transform_of(shape):
-    """One for all Problems whose tiles have this `shape`: its tables take longer to make than the rest of a Spectrum."""
+    """One for all Problems with tiles of this `shape`: its tables take longer to make than the rest of a Spectrum."""
     return Transform(shape)
 
 
