@@ -41,7 +41,7 @@ BARE = {"binding": False, "auto_pickle": False}
 # Their side towards Python, by the names that Cython gives it, and the methods that lay out a call and start its loops
 # run once per call: small, not fast. A tenth of a library.
 GLUE = re.compile(
-    r"^static (?=(?:int|void|PyObject \*) ?__pyx_(?:(?:pw|pf|tp)_|f_\w+\d[A-Z]\w+_run_(?:jobs?|phases|weights)\())", re.M
+    r"^static (?=(?:int|void|PyObject \*) ?__pyx_(?:(?:pw|pf|tp)_|f_\w+\d[A-Z]\w+_run_(?:job|phase|weight)s?\())", re.M
 )
 # Equal functions once: those of line.pxd and tile.pxd are in most families, 11 % of a library.
 FOLD = [["-fuse-ld=gold", "-Wl,--icf=safe"], ["-fuse-ld=lld", "-Wl,--icf=all,-z,keep-text-section-prefix"]]

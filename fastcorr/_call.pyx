@@ -52,8 +52,10 @@ cdef class Runner:
 
     cdef cnp.ndarray ready_kernel(self, cnp.ndarray k):
         """C-contiguous, canonical, aligned, native, of the kernel's dtype."""
-        if self.plain_k and cnp.PyArray_TYPE(k) == self.k_type and cnp.PyArray_ISCARRAY_RO(k):
-            return k
+        if self.plain_k:
+            if cnp.PyArray_TYPE(k) == self.k_type and cnp.PyArray_ISCARRAY_RO(k):
+                return k
+            return cnp.PyArray_FROM_OTF(k, self.k_type, cnp.NPY_ARRAY_CARRAY_RO | cnp.NPY_ARRAY_FORCECAST)
         return np.array(self.problem.canonical(k, kernel=True), dtype=self.k_dtype, order="C", copy=True)
 
     cpdef run(self, cnp.ndarray x, cnp.ndarray k, out, int threads, bint packed, bint rounded=False):

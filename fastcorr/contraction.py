@@ -260,6 +260,8 @@ def _check_bias(shape: Shape, channels: int, out_size: Shape, local: bool) -> No
 
 def _padding(padding: Any, size: Shape, span: Shape, stride: Shape) -> Pairs:
     """(lo, hi) per axis; "same" gives ceil(size / stride) outputs."""
+    if type(padding) is int:  # nearly always
+        return ((padding, padding),) * len(span)
     if isinstance(padding, str):
         if padding == "valid":
             return ((0, 0),) * len(span)

@@ -4,7 +4,7 @@
 """
 
 import os
-from pathlib import Path
+from glob import escape, iglob  # pathlib takes a quarter of the time of `import fastcorr`
 
 from . import kernels
 from ._cpu import X86_LEVEL
@@ -12,8 +12,8 @@ from ._cpu import X86_LEVEL
 
 def built() -> tuple[str, ...]:
     """Levels this installation has kernels for, lowest first."""
-    folder = Path(kernels.__file__).parent
-    return tuple(level for level in kernels.LEVELS if any((folder / level).glob("*")))
+    folder = os.path.dirname(kernels.__file__)
+    return tuple(level for level in kernels.LEVELS if any(iglob(f"{escape(folder)}/{level}/*")))
 
 
 def usable() -> tuple[str, ...]:

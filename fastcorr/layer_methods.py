@@ -64,7 +64,7 @@ class Layers(_Method):
         row = Layers.row(form)
         fill = np.asarray(form.fill).astype(row.element)[()]
         rules = [RULES.index(rule) for rule in form.boundary]
-        return getattr(kernels.load(row, level), row.family.title())(form, rules, fill, tuning.RATE[row.element][level])
+        return getattr(kernels.load(row, level), row.family.title())(form, rules, fill)
 
 
 class Winograd(_Method):
@@ -115,9 +115,8 @@ class Winograd(_Method):
         fill = np.asarray(form.fill).astype(row.element)[()]
         rules = [RULES.index(rule) for rule in form.boundary]
         if form.result == "w":
-            module = kernels.load(kernels.find("weights", form.dtype), level)
-            return module.WinogradWeights(form, rules, fill, tuning.RATE[row.element][level])
-        return kernels.load(row, level).Winograd(form, rules, fill, tuning.RATE[row.element][level])
+            return kernels.load(kernels.find("weights", form.dtype), level).WinogradWeights(form, rules, fill)
+        return kernels.load(row, level).Winograd(form, rules, fill)
 
     @classmethod
     def repair(
@@ -314,7 +313,7 @@ def runner(
     )
     found = _LAYER_METHODS[chosen]
     folds = form.result == "x" and set(form.boundary) != {"constant"} and form.rank
-    if chosen == "reference" or folds or form.dtype.kind == "c" or found.row(form).element != form.dtype.name:
+    if chosen == "reference" or folds or form.dtype.kind == "c" or form.dtype != found.row(form).element:
         return _call.LayerRunner(form, method, shapes, contract, None, False, True, (), None, None)
     ready = _ready(found, form, isa.LEVEL, method == "auto")
 

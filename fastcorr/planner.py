@@ -53,10 +53,6 @@ class Direct:
     def decline(task: Task) -> str | None:
         """Why `auto` leaves it alone all the same; None if it does not."""
 
-    @staticmethod
-    def _rate(task: Task) -> float:
-        return tuning.RATE[kernels.find("plane", task.problem.dtype).element][task.level]
-
     @classmethod
     def cost(cls, task: Task) -> float:
         """Estimated seconds of one batch entry on one thread: the batch has no say in what is chosen."""
@@ -88,7 +84,7 @@ class Direct:
         row = kernels.find("plane", task.problem.dtype)
         rules = [RULES.index(rule) for rule in task.problem.boundary]
         module = kernels.load(row, task.level)
-        return module.Plane(task.problem, row.element, rules, task.x_parts, task.k_parts, cls._rate(task))
+        return module.Plane(task.problem, row.element, rules, task.x_parts, task.k_parts)
 
 
 def not_transformed(dtype: DType) -> str:
@@ -260,9 +256,7 @@ class Separable:
         p = task.problem
         row = kernels.find("separable", p.dtype)
         rules = [RULES.index(rule) for rule in p.boundary]
-        rate = tuning.RATE[row.element][task.level]
-        module = kernels.load(row, task.level)
-        passes = module.Separable(p, row.element, rules, task.x_parts, cls._row(task), rate)
+        passes = kernels.load(row, task.level).Separable(p, row.element, rules, task.x_parts, cls._row(task))
         exact = p.dtype.kind in "biu" or (promised and prod(p.kernel) < tuning.SPECTRUM_TAPS)
         most = tuning.SEPARABLE_TERMS
         if otherwise:

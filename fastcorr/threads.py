@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from math import ceil
 from operator import index
-from pathlib import Path
 from typing import Any
 
 from . import _cpu
@@ -26,14 +25,19 @@ def _checked(given: Any, name: str) -> int:
     return n
 
 
+def _text(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+
 def _quota(root: str = "/sys/fs/cgroup") -> int | None:
     """CPUs the cgroup grants, rounded up; None without a quota. libgomp does not look at it."""
     try:
-        limit, period = Path(root, "cpu.max").read_text().split()
+        limit, period = _text(f"{root}/cpu.max").split()
     except (OSError, ValueError):
         try:
-            limit = Path(root, "cpu/cpu.cfs_quota_us").read_text()
-            period = Path(root, "cpu/cpu.cfs_period_us").read_text()
+            limit = _text(f"{root}/cpu/cpu.cfs_quota_us")
+            period = _text(f"{root}/cpu/cpu.cfs_period_us")
         except OSError:
             return None
     try:

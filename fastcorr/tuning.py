@@ -4,7 +4,7 @@ All were measured on two cores of a Zen 4 server (AVX-512, gcc 12.2, 2026-11), s
 """
 
 # Multiply-adds per second of one thread in the tile, per element and level (asv_benchmarks/compare.py --group
-# incache, k = 9). Used for estimates and for how often Ctrl-C is looked at; a factor of two either way is harmless.
+# incache, k = 9). Used for estimates; a factor of two either way is harmless.
 RATE = {
     "float32": {"baseline": 1.1e10, "x86_64_v3": 4.5e10, "x86_64_v4": 5.0e10},
     "float64": {"baseline": 5.5e9, "x86_64_v3": 2.2e10, "x86_64_v4": 2.5e10},

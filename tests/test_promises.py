@@ -584,6 +584,43 @@ print("done")
         assert out == "done\n"
 
 
+@pytest.mark.skipif(LIMIT < 2, reason="one thread")
+class TestBusyNeighbours:
+    """Calls go without a thread that got no processor: they do the work alone, and ask again after a while."""
+
+    def test_a_helper_that_hardly_runs(self):
+        """It is idle work on a processor that others keep busy. Median of nine calls."""
+        succeeds(
+            """
+import os, statistics, subprocess, sys, time
+import numpy as np, fastcorr
+mine, theirs, *_ = os.sched_getaffinity(0)
+x, k = np.ones((500, 500), np.float32), np.ones((9, 9), np.float32)
+plan = fastcorr.planner.resolve("correlate", x, k)
+threads = set(os.listdir("/proc/self/task"))
+plan.run(x, k, threads=2)
+(helper,) = set(os.listdir("/proc/self/task")) - threads
+os.sched_setscheduler(int(helper), os.SCHED_IDLE, os.sched_param(0))
+os.sched_setaffinity(int(helper), {theirs})
+os.sched_setaffinity(0, {mine})
+busy = f"import os; os.sched_setaffinity(0, {{{theirs}}}); print(flush=True)\\nwhile True: pass"
+neighbour = subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE)
+neighbour.stdout.readline()
+try:
+    took = {1: [], 2: []}
+    for threads in 9 * [1, 2]:
+        start = time.perf_counter()
+        plan.run(x, k, threads=threads)
+        took[threads].append(time.perf_counter() - start)
+finally:
+    neighbour.kill()
+alone, helped = map(statistics.median, took.values())
+assert helped < 3 * alone, took
+""",
+            timeout=30,
+        )
+
+
 class TestManyThreads:
     """Any number of Python threads may call at once."""
 

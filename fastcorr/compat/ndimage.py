@@ -254,8 +254,10 @@ def _filter(
         by_axis = dict(zip(acting, origins, strict=True))
         acting = tuple(sorted(acting))
         origins = tuple([by_axis[a] for a in acting])
-    output = _output(output, input, "c" in (input.dtype.kind, weights.dtype.kind))
-    return _run(face, input, weights, output, _pass(input, weights, output, acting, mode, cval, origins))
+    dtype, output = _output(output, input, input.dtype.kind == "c" or weights.dtype.kind == "c")
+    return _run(
+        face, input, weights, output, _pass(input.dtype, input.ndim, weights, dtype, acting, mode, cval, origins)
+    )
 
 
 def _filter1d(
@@ -266,8 +268,9 @@ def _filter1d(
     if weights.ndim != 1 or weights.size == 0:
         raise RuntimeError(f"no filter weights given: weights must be 1-D and not empty, its shape is {weights.shape}")
     axes = (normalize_axis_index(axis, input.ndim),)
-    output = _output(output, input, "c" in (input.dtype.kind, weights.dtype.kind))
-    return _run(face, input, weights, output, _pass(input, weights, output, axes, mode, cval, (index(origin),)))
+    dtype, output = _output(output, input, input.dtype.kind == "c" or weights.dtype.kind == "c")
+    how = _pass(input.dtype, input.ndim, weights, dtype, axes, mode, cval, (index(origin),))
+    return _run(face, input, weights, output, how)
 
 
 def _number(cval: Any, input: NDArray[Any]) -> complex:
@@ -283,27 +286,30 @@ def _number(cval: Any, input: NDArray[Any]) -> complex:
 class _Pass(NamedTuple):
     """How one correlation is run: what follows from dtypes and arguments, whatever the lengths of the data."""
 
-    call: Callable[..., Any]  # the core, or what rounds its result as SciPy does
+    call: Callable[..., NDArray[Any]]  # the core, or what rounds its result as SciPy does
     options: tuple[Any, ...]  # of the core, all in order
     weights: np.dtype[Any]  # what they are converted to
     early: np.dtype[Any]  # what data are converted to before the core sees them
     most: float  # as many samples at once
     along: int | None  # the axis to cut into slabs where more than the cache holds are converted
+    dtype: np.dtype[Any]  # of the output
+    rounded: bool  # to that dtype, of integers, from an array of its own
+    stored: bool  # as that dtype, of floats: into an array that exists
 
 
 def _pass(
-    input: NDArray[Any],
+    x: np.dtype[Any],
+    ndim: int,
     weights: NDArray[Any],
-    output: NDArray[Any],
+    y: np.dtype[Any],
     axes: tuple[int, ...],
     mode: str,
     cval: complex,
     origins: tuple[int, ...],
 ) -> _Pass:
-    """How `weights` on `axes` of `input` are run."""
-    x, y = input.dtype, output.dtype
+    """How `weights` on `axes` of data of type `x` are run."""
     exact = y.kind in "iu" and x.kind in "biu" and _whole(weights)
-    return _settled(x, input.ndim, weights.dtype, weights.shape, y, axes, mode, cval, origins, exact)
+    return _settled(x, ndim, weights.dtype, weights.shape, y, axes, mode, cval, origins, exact)
 
 
 @lru_cache(1024)
@@ -341,28 +347,38 @@ def _settled(
     if not exact:
         weights = np.dtype(np.complex128 if w.kind == "c" else np.float64)
     rounded = y.kind in "iu" and not exact
-    way = _to_bool if y.kind == "b" else _quietly if rounded or computed.char in "gG" else call
+    way = _to_bool if y.kind == "b" else _quietly if rounded or computed.char in "gG" else _core
     along = next((a for a in range(ndim if rounded else ndim - 1) if a not in axes), None)
-    if x == computed or computed.char not in "dD" or ndim - 1 in axes:
-        return _Pass(way, options, weights, computed, 0, along if rounded else None)
-    return _Pass(way, options, weights, computed, _CACHED, along)
-
-
-def _quietly(*arguments: Any) -> None:
-    """The core, where NumPy casts to integers or computes: without a warning of what has no value there."""
-    with np.errstate(invalid="ignore"):
-        call(*arguments)
+    most = 0 if x == computed or computed.char not in "dD" or ndim - 1 in axes else _CACHED
+    along = along if rounded or most else None
+    stored = y != computed and not rounded and y.kind != "b"
+    return _Pass(way, options, weights, computed, most, along, y, rounded, stored)
 
 
 def _to_bool(
-    face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[Any], options: Any, rounded: bool
-) -> None:
+    face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[Any] | None, how: _Pass
+) -> NDArray[Any]:
     """SciPy's cast goes by way of an integer: 0.5 is False."""
-    np.not_equal(np.trunc(call(face, input, weights, None, options)), 0, out=output)
+    return np.not_equal(np.trunc(call(face, input, weights, None, how.options)), 0, out=output)
 
 
-def _run(face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[Any], how: _Pass) -> NDArray[Any]:
-    """`input` under `weights` by the core's `face`, into `output`.
+def _core(
+    face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[Any] | None, how: _Pass
+) -> NDArray[Any]:
+    """The core's result, in `output` or an array of its own."""
+    if output is None and how.rounded:
+        return call(face, input, weights, None, how.options).astype(how.dtype)
+    return call(face, input, weights, output, how.options, True)
+
+
+# Where NumPy casts to integers or computes: without a warning of what has no value there. A block takes twice as long.
+_quietly = np.errstate(invalid="ignore")(_core)
+
+
+def _run(
+    face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[Any] | None, how: _Pass
+) -> NDArray[Any]:
+    """`input` under `weights` by the core's `face`, into `output` or a new array.
 
     At once, or slab by slab within the cache where conversion costs as much as a short filter: of integers from
     float64, which takes an array of its own, and of data that are not filtered along their last axis, which the core
@@ -371,42 +387,44 @@ def _run(face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[
     clears large arrays that come and go page by page.
     """
     size = input.size
-    if not size:
+    along = how.along if size > _CACHED else None
+    if output is None and (along is not None or how.stored or not size):
+        output = np.empty(input.shape, how.dtype)
+    if output is not None and not size:
         return output
     if weights.dtype != how.weights:
         weights = weights.astype(how.weights)
-    if how.along is None or size <= _CACHED:
-        how.call(face, input.astype(how.early) if size <= how.most else input, weights, output, how.options, True)
-        return output
+    if along is None or output is None:
+        return how.call(face, input.astype(how.early) if size <= how.most else input, weights, output, how)
     if np.may_share_memory(input, output):
         input = input.copy()
-    n = input.shape[how.along]
+    n = input.shape[along]
     step = max(1, _CACHED * get_num_threads() * n // size)
     for i in range(0, n, step):
-        part = (slice(None),) * how.along + (slice(i, i + step),)
+        part = (slice(None),) * along + (slice(i, i + step),)
         data = input[part].astype(how.early) if how.most else input[part]
-        how.call(face, data, weights, output[part], how.options, True)
+        how.call(face, data, weights, output[part], how)
     return output
 
 
 def _whole(a: NDArray[Any]) -> bool:
     """Whether all are whole numbers that an int64 holds."""
-    if a.dtype.kind in "biu":
-        return True
-    if a.dtype.kind != "f" or not float(a.item(0)).is_integer():  # most that are not are seen by the first
+    if a.dtype.kind != "f":
+        return a.dtype.kind in "biu"
+    if not a.item(0).is_integer():  # most that are not are seen by the first
         return False
-    values = a.astype(np.float64).ravel().tolist()
-    return all(map(float.is_integer, values)) and max(map(abs, values)) < 2.0**63
+    values = (a if a.dtype.char in "efd" else a.astype(np.float64)).ravel().tolist()
+    return all(map(float.is_integer, values)) and min(values) > -(2.0**63) and max(values) < 2.0**63
 
 
-def _output(output: Any, input: NDArray[Any], complex_result: bool) -> NDArray[Any]:
-    """The array that the argument `output` asks for."""
+def _output(output: Any, input: NDArray[Any], complex_result: bool) -> tuple[np.dtype[Any], NDArray[Any] | None]:
+    """The dtype that the argument `output` asks for, and the array, if it is one."""
     if output is None:
         dtype = input.dtype
         if complex_result:
             dtype = np.promote_types(dtype, np.complex64)
         # Not always newbyteorder: it makes dtypes that are equal, but with which NumPy takes longer.
-        return np.empty(input.shape, dtype if dtype.isnative else dtype.newbyteorder("="))
+        return dtype if dtype.isnative else dtype.newbyteorder("="), None
     if isinstance(output, (str, type, np.dtype)):
         dtype = np.dtype(output)
         if complex_result and dtype.kind != "c":
@@ -416,13 +434,13 @@ def _output(output: Any, input: NDArray[Any], complex_result: bool) -> NDArray[A
             dtype = np.promote_types(dtype, np.complex64)
         if isinstance(output, str) and dtype.kind not in "iufc":
             raise RuntimeError(f"output must have numeric dtype, not {dtype}")
-        return np.empty(input.shape, dtype)
+        return dtype, None
     output = np.asarray(output)
     if output.shape != input.shape:
         raise RuntimeError(f"output shape not correct: {output.shape}, the input has {input.shape}")
     if complex_result and output.dtype.kind != "c":
         raise RuntimeError(f"output must have complex dtype, not {output.dtype}")
-    return output
+    return output.dtype, output
 
 
 def _axes(axes: Any, ndim: int) -> tuple[int, ...]:
@@ -566,7 +584,7 @@ def gaussian_filter(
     array([ 4,  6,  8,  9, 11])
     """
     input = np.asarray(input)
-    output = _output(output, input, input.dtype.kind == "c")
+    dtype, output = _output(output, input, input.dtype.kind == "c")
     acting = _axes(axes, input.ndim)
     named = {"sigma": sigma, "order": order, "mode": mode, "radius": radius}
     columns = [_sequence(name, value, len(acting)) for name, value in named.items()]
@@ -574,7 +592,7 @@ def gaussian_filter(
     for axis, s, n, rule, r in zip(acting, *columns, strict=True):
         if s > 1e-15:
             steps.append((axis, _gaussian(float(s), n, int(truncate * float(s) + 0.5) if r is None else r), rule))
-    return _passes(input, steps, output, cval)
+    return _passes(input, steps, dtype, output, cval)
 
 
 def prewitt(
@@ -655,24 +673,29 @@ def _differences(input: Any, smooth: NDArray[Any], axis: int, output: Any, mode:
     modes = _sequence("mode", mode, input.ndim)
     steps = [(axis, _SLOPE, modes[axis])]
     steps += [(a, smooth, modes[a]) for a in range(input.ndim) if a != axis]
-    return _passes(input, steps, _output(output, input, input.dtype.kind == "c"), cval)
+    return _passes(input, steps, *_output(output, input, input.dtype.kind == "c"), cval)
 
 
 def _passes(
-    input: NDArray[Any], steps: Sequence[tuple[int, NDArray[Any], str]], output: NDArray[Any], cval: Any
+    input: NDArray[Any],
+    steps: Sequence[tuple[int, NDArray[Any], str]],
+    dtype: np.dtype[Any],
+    output: NDArray[Any] | None,
+    cval: Any,
 ) -> NDArray[Any]:
     """`input` under one correlation after the other, each (axis, weights, mode), all checked before the first."""
     if not steps:
+        output = np.empty(input.shape, dtype) if output is None else output
         output[...] = input
         return output
     cval = _number(cval, input)
-    passes = []
-    given = input
-    for axis, weights, mode in steps:
-        passes.append((weights, _pass(given, weights, output, (axis,), mode, cval, (0,))))
-        given = output
+    given = [input.dtype] + [dtype] * (len(steps) - 1)
+    passes = [
+        (weights, _pass(x, input.ndim, weights, dtype, (axis,), mode, cval, (0,)))
+        for x, (axis, weights, mode) in zip(given, steps, strict=True)
+    ]
     for weights, how in passes[:-1]:
-        input = _run("correlate", input, weights, np.empty(input.shape, output.dtype), how)
+        input = _run("correlate", input, weights, None, how)
     weights, how = passes[-1]
     return _run("correlate", input, weights, output, how)
 
@@ -919,7 +942,8 @@ def _over_axes(
     """The sum over `axes` of a derivative, or the root of that of its squares."""
     input = np.asarray(input)
     fresh = output is None or isinstance(output, (str, type, np.dtype))
-    output = _output(output, input, input.dtype.kind == "c")
+    dtype, output = _output(output, input, input.dtype.kind == "c")
+    output = np.empty(input.shape, dtype) if fresh else output
     acting = _axes(axes, input.ndim)
     modes = _sequence("mode", mode, len(acting))
     if not acting:

@@ -5,13 +5,12 @@ with ``-DREAL=<ctype>``. What is compiled for one level and element is one libra
 per family. This file imports nothing of fastcorr, so setup.py can run it before anything is built.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
+from os.path import dirname, join
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +24,7 @@ LEVELS = {
 NEEDS = {"baseline": 0, "x86_64_v3": 3, "x86_64_v4": 4}
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(NamedTuple):
     """A family compiled for one element type, and the result dtypes it serves."""
 
     family: str
@@ -81,7 +79,7 @@ def load(row: Kernel, level: str) -> Any:
 @cache
 def _load(row: Kernel, level: str) -> Any:
     library = f"{__name__}.{level}.{row.element}"
-    found: Any = PathFinder.find_spec(library, [str(Path(__file__).parent / level)])
+    found: Any = PathFinder.find_spec(library, [join(dirname(__file__), level)])
     spec: Any = spec_from_file_location(f"{library}.{row.family}", found.origin)
     module = module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -36,7 +36,7 @@ from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, gathe
 from .panel cimport (
     Axis, find_place, first_sample, image_start, kernel_step, leaves_gaps, residue_of, take_residue, unit_axis
 )
-from .team cimport run_slabs, take_block
+from .team cimport run_units, take_block
 from .tile cimport CHUNK, LANES, MAX_ROWS, ceil_div, most_rows, most_vectors, real, tile_apart, tile_vectors, turn
 
 cdef extern from "simd.h":
@@ -789,12 +789,11 @@ cdef class Dense:
     cdef int rule[MAX_AXES]
     cdef int rank
     cdef bint flip, forward
-    cdef double rate
 
-    def __cinit__(self, form, rules, fill, double rate):
+    def __cinit__(self, form, rules, fill):
         cdef Job* job = &self.job
         cdef int i
-        self.rank, self.forward, self.flip, self.rate = form.rank, form.result == "y", form.flip, rate
+        self.rank, self.forward, self.flip = form.rank, form.result == "y", form.flip
         job.batch, job.groups, job.fill = form.batch, form.groups, fill if self.forward else 0
         job.rows, job.channels = form.features, form.channels
         if not self.forward:
@@ -905,8 +904,6 @@ cdef class Dense:
 
     cdef int run_job(self, Job* job, const char* w, int threads) except -1:
         """The loops, with a look at Ctrl-C now and then."""
-        cdef double work
         job.a = w
         lay_out(job, threads)
-        work = <double>job.row_block * job.entries * job.lines * job.segment * job.images * job.image_taps
-        return run_slabs(job, job.units, work / self.rate, 1, threads, scratch_new, run_unit)
+        return run_units(job, job.units, 1, threads, scratch_new, run_unit)

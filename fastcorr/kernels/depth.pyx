@@ -39,7 +39,7 @@ import numpy as np
 
 from .line cimport CONSTANT, Format, all_finite, copy_line, extend, format_of, gather, real_type, store
 from .panel cimport Axis, find_place, image_start, kernel_step, leaves_gaps, take_residue, unit_axis
-from .team cimport run_slabs, take_block
+from .team cimport run_units, take_block
 from .tile cimport (
     LANES, MAX_ACC, MAX_OWN, WIDE_OWN, ceil_div, local_vec, real, stack, stack_rows, stack_vectors, tile_own, turn, vec,
     vec_part, vec_zero,
@@ -818,11 +818,10 @@ cdef class Depth:
     cdef Job job
     cdef object form
     cdef list rules
-    cdef double rate
 
-    def __cinit__(self, form, rules, fill, double rate):
+    def __cinit__(self, form, rules, fill):
         cdef Job* job = &self.job
-        self.form, self.rules, self.rate = form, rules, rate
+        self.form, self.rules = form, rules
         job.batch, job.groups, job.weights = form.batch, form.groups, form.result == "w"
         job.rows, job.channels = (1, form.features) if form.result == "x" else (form.features, 1)
         job.x.fill = 0 if form.result == "x" else fill
@@ -932,7 +931,6 @@ cdef class Depth:
     cdef int run_jobs(self, Job* job, list arrays, int threads) except -1:
         """The loops over jobs of one result, with a look at Ctrl-C now and then; the first has the most positions."""
         cdef Py_ssize_t i, count = len(arrays)
-        cdef double work = 1
         cdef cnp.ndarray array
         lay_out(job, threads)
         for i in range(count):
@@ -946,8 +944,4 @@ cdef class Depth:
                 job.straight and job.x.fill == 0 and job.axis[job.naxes - 2].rule == CONSTANT
                 and all_finite(job[i].a, array.size)
             )
-            work += <double>job.lines * job.segment * job.rows * job[i].images * job[i].image_taps * job.members
-        work *= job.slice if job.weights else 1
-        return run_slabs(
-            job, job.units, work / self.rate, 1, threads, scratch_new, run_slice if job.weights else run_unit
-        )
+        return run_units(job, job.units, 1, threads, scratch_new, run_slice if job.weights else run_unit)

@@ -22,9 +22,7 @@ CALLER MUST give canonical arrays, `w` C-contiguous and of this build's type, an
             not overlap the others.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
-from cython.parallel cimport prange, threadid
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 cimport numpy as cnp
 
@@ -32,6 +30,7 @@ from .line cimport CONSTANT, Format, format_of, real_type
 from .overlap cimport (
     Axis, Block, Kernel, axis_of, cut_into_blocks, deliver, fetch, find_block, over_points, spread,
 )
+from .team cimport run_units, take_block
 from .tile cimport LANES, local_vec, real, vec, vec_load
 from .transform cimport LINE, MAX_AXES, ONLY_BACK, ONLY_THERE, Tile, behind, set_tile
 
@@ -44,7 +43,6 @@ cdef enum:
     NEAR_BYTES = 2 << 20                   # pages that are used again cost no time to clear, and stay in the cache
     FAR_BYTES = 32 << 20
 
-cdef double SLAB_SECONDS = 0.01            # between two looks at Ctrl-C
 cdef double ALONE_SECONDS = 1e-4           # less is not worth a parallel region
 
 
@@ -74,7 +72,6 @@ cdef struct Job:
     real* data                             # [tile][channel]: ins, and for w behind them outs:
     Py_ssize_t ahead, ahead_from           # so many, from this one on
     real* spectra                          # [out][in]: of the kernels, or the sums for w
-    real* sums                             # one tile per thread
     char* bad                              # set if a result is not finite
 
 
@@ -165,25 +162,50 @@ cdef enum Phase:
     LAGS          # and back
 
 
-cdef void run_item(const Job* job, Phase phase, Py_ssize_t item, int thread, int* failed) noexcept nogil:
+cdef struct Phased:
+    const Job* job
+    Phase phase
+
+
+cdef struct Scratch:                       # of one thread
+    void* block
+    real* reals                            # taps of a line; a tile of sums
+
+
+cdef void* scratch_new(const void* given) noexcept nogil:
+    """For one phase; NULL when memory is short."""
+    cdef const Phased* phased = <const Phased*>given
+    cdef const Tile* t = phased.job.tile
+    cdef Py_ssize_t reals = 0
+    if phased.phase == SPECTRA:
+        reals = phased.job.axis[t.rank - 1].k
+    elif phased.phase == OUTPUTS:
+        reals = 2 * t.plane
+    cdef void* block = take_block(2 * LINE + reals * sizeof(real))
+    if block == NULL:
+        return NULL
+    cdef Scratch* s = <Scratch*>((<size_t>block + LINE - 1) // LINE * LINE)
+    s.block = block
+    s.reals = <real*>(<char*>s + LINE)
+    return s
+
+
+cdef void run_item(const void* given, Py_ssize_t item, void* scratch) noexcept nogil:
+    cdef const Job* job = (<const Phased*>given).job
+    cdef Phase phase = (<const Phased*>given).phase
+    cdef real* reals = (<Scratch*>scratch).reals
     cdef const Tile* t = job.tile
     cdef Py_ssize_t both = 2 * t.plane, channel, unit, out, begin, channels = job.ins
-    cdef real* line
     cdef real* to
     if phase == SPECTRA:
-        line = <real*>malloc(job.axis[t.rank - 1].k * sizeof(real))
-        if line == NULL:
-            failed[0] = -1
-            return
         to = job.spectra + item * both
         memset(to, 0, both * sizeof(real))
         spread(
             t, job.axis, &job.kernel, 0, <const char*>(
                 job.w + job.group * job.w_group + (job.first_out + item // job.ins) * job.w_out
                 + (job.first_in + item % job.ins) * job.w_in
-            ), 0, to, over_points(t), line,
+            ), 0, to, over_points(t), reals,
         )
-        free(line)
         behind(t, ONLY_THERE, 0, to, to + t.plane, NULL, NULL)
     elif phase == DATA:
         channels += job.ahead
@@ -196,7 +218,7 @@ cdef void run_item(const Job* job, Phase phase, Py_ssize_t item, int thread, int
             fetch_tile(job, job.grad, &job.y, unit, job.ahead_from + channel - job.ins, 0, to)
     elif phase == OUTPUTS:
         unit, out = item // job.outs, item % job.outs
-        to = job.sums + thread * both
+        to = reals
         begin = 0
         while begin < t.plane:
             memset(to + begin, 0, min(<Py_ssize_t>PIECE, t.plane - begin) * sizeof(real))
@@ -263,18 +285,6 @@ cdef void deliver_lags(const Job* job, Py_ssize_t out, Py_ssize_t channel, real*
     b.y = <char*>job.out.data + job.group * job.out.group
     b.y += (job.first_out + out) * job.out.batch + (job.first_in + channel) * job.out.channel
     deliver(t, job.lags, job.out.format.type, 0, &b, 0, re, NULL, b.y, 0, b.outputs[0], job.bad)
-
-
-cdef void run_items(
-    const Job* job, Phase phase, Py_ssize_t begin, Py_ssize_t end, int threads, int* failed
-) noexcept nogil:
-    cdef Py_ssize_t item
-    if threads == 1:
-        for item in range(begin, end):
-            run_item(job, phase, item, 0, failed)
-    else:
-        for item in prange(begin, end, schedule="dynamic", chunksize=1, num_threads=threads):
-            run_item(job, phase, item, threadid(), failed)
 
 
 cdef class Frequency:
@@ -397,13 +407,12 @@ cdef class Frequency:
         job.ahead = 0 if not job.weights else outs if whole else most_outs
         channels = most_ins + job.ahead
         round_ = job.units if whole else min(job.units, max(<Py_ssize_t>1, DATA_BYTES // (each * channels)))
-        tiles = most_outs * most_ins + round_ * channels + (0 if job.weights else threads)
+        tiles = most_outs * most_ins + round_ * channels
         cdef char* block = <char*>calloc(tiles * each + LINE, 1)
         if block == NULL:
             raise MemoryError("no scratch memory for the tiles")
         job.spectra = <real*>((<size_t>block + LINE - 1) // LINE * LINE)
         job.data = job.spectra + most_outs * most_ins * both
-        job.sums = job.data + round_ * channels * both
         try:
             for group in range(groups):
                 job.group = group
@@ -447,18 +456,10 @@ cdef class Frequency:
         return 0
 
     cdef int run_phase(self, const Job* job, Phase phase, Py_ssize_t items, double each, int threads) except -1:
-        cdef Py_ssize_t done = 0, slab = <Py_ssize_t>max(1., min(<double>items, SLAB_SECONDS / each)) * threads
-        cdef int failed = 0
+        cdef Phased phased = Phased(job, phase)
         if items * each < ALONE_SECONDS:
             threads = 1
-        while done < items:
-            with nogil:
-                run_items(job, phase, done, min(items, done + slab), threads, &failed)
-            if failed:
-                raise MemoryError("no scratch memory for a kernel")
-            done += slab
-            PyErr_CheckSignals()
-        return 0
+        return run_units(&phased, items, 1, threads, scratch_new, run_item)
 
 
 cdef Array array_of(cnp.ndarray a):

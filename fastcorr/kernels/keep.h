@@ -2,29 +2,19 @@
  * as a small layer's result and scratch: each call would have 380 new pages cleared, 800 us beside 190 us of work. */
 #ifndef FASTCORR_KEEP_H
 #define FASTCORR_KEEP_H
+#include "atomic.h"
 #include <stddef.h>
 #include <stdlib.h>
-#if defined(_MSC_VER)
-#include <intrin.h>
-#endif
 
 /* Of each kernel, for as many threads; what is larger has work enough to pay for its pages. */
 enum { KEPT_BLOCKS = 4, KEPT_BYTES = 1 << 20, KEPT_HEAD = 16 };
 static void *kept[KEPT_BLOCKS];
 
-static inline void *kept_exchange(int i, void *block) {
-#if defined(_MSC_VER)
-    return _InterlockedExchangePointer(&kept[i], block);
-#else
-    return __atomic_exchange_n(&kept[i], block, __ATOMIC_ACQ_REL);
-#endif
-}
-
 /* `bytes`, uninitialised, aligned as malloc does it; NULL when memory is short. */
 static void *take_block(size_t bytes) {
     char *block;
     for (int i = 0; bytes <= KEPT_BYTES && i < KEPT_BLOCKS; i++) {
-        block = kept_exchange(i, NULL);
+        block = atomic_swap_pointer(&kept[i], NULL);
         if (block != NULL && *(size_t *)block >= bytes)
             return block + KEPT_HEAD;
         free(block); /* too small: a larger one takes its place */
@@ -42,7 +32,7 @@ static void give_block(void *block) {
         return;
     block = (char *)block - KEPT_HEAD;
     for (int i = 0; block != NULL && *(size_t *)block <= KEPT_BYTES && i < KEPT_BLOCKS; i++)
-        block = kept_exchange(i, block); /* what was there moves on */
+        block = atomic_swap_pointer(&kept[i], block); /* what was there moves on */
     free(block);
 }
 #endif

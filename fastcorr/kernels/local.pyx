@@ -33,7 +33,7 @@ cimport numpy as cnp
 
 from .line cimport CONSTANT, Format, extend, format_of, gather, load, real_type, store, transpose
 from .panel cimport kernel_step
-from .team cimport SLAB_SECONDS, run_slabs, take_block
+from .team cimport run_units, take_block
 from .tile cimport CHUNK, LANES, MAX_ACC, MAX_ROWS, real, tile, tile_apart
 
 cnp.import_array()
@@ -45,6 +45,7 @@ cdef enum:
     PIECE = 256                        # taps p of a chunk's w or windows that are copied at a time; whole tiles
     MOST_ROWS = 2 * LANES              # channels o that are lanes at a time
     FEW = MAX_ROWS // 2                # batch entries
+    UNIT_WORK = LANES << 25            # multiply-adds of a unit, at most: 5 to 40 ms, Ctrl-C waits for them
     RUN = 16                           # positions side by side: what y is read and written in
 
 # Per thread. Sums of x are met by many positions in turn, so most of them may wait in L3.
@@ -725,7 +726,7 @@ cdef bint halve(Py_ssize_t* block, Py_ssize_t least) noexcept:
     return True
 
 
-cdef void lay_out(Job* job, int threads, double most_work) noexcept:
+cdef void lay_out(Job* job, int threads) noexcept:
     """Blocks. Chunks and `together` decide the order of sums and follow from the shape alone; none of the rest does."""
     cdef Axis* lane = axis_last(job)
     cdef Axis* line = &job.axis[max(0, job.naxes - 2)]
@@ -747,7 +748,7 @@ cdef void lay_out(Job* job, int threads, double most_work) noexcept:
             work = <double>job.channel_block * job.kernel * job.rows * job.lanes
             for i in range(job.naxes):
                 work *= min(job.axis[i].m, (job.axis[i].block + job.axis[i].k) // job.axis[i].s + 1)
-            if bytes <= SUMS_BYTES and work <= most_work and (threads == 1 or job.units >= 2 * threads):
+            if bytes <= SUMS_BYTES and work <= UNIT_WORK and (threads == 1 or job.units >= 2 * threads):
                 return
             # Channels apart cost nothing as long as rows fill tiles and lines of the cache; boxes overlap.
             if halve(&job.channel_block, per_channel) or shrink_box(job, 4):
@@ -787,13 +788,12 @@ cdef class Local:
     cdef Py_ssize_t dilation[MAX_AXES]
     cdef Py_ssize_t lo[MAX_AXES]
     cdef int rank
-    cdef double rate
 
-    def __cinit__(self, form, rules, fill, double rate):
+    def __cinit__(self, form, rules, fill):
         cdef Job* job = &self.job
         cdef Axis* axis
         cdef int i
-        self.rank, self.rate = form.rank, rate
+        self.rank = form.rank
         job.result, job.flip, job.fill = ord(form.result), form.flip, fill
         job.batch, job.groups, job.rows, job.channels = form.batch, form.groups, form.features, form.channels
         job.naxes = max(1, self.rank)
@@ -898,9 +898,5 @@ cdef class Local:
 
     cdef int run_job(self, Job* job, int threads) except -1:
         """The loops, with a look at Ctrl-C now and then."""
-        cdef double work = <double>job.batch * job.groups * job.rows * job.channels * job.kernel
-        cdef int i
-        lay_out(job, threads, 4 * SLAB_SECONDS * self.rate)
-        for i in range(job.naxes):
-            work *= job.axis[i].m
-        return run_slabs(job, job.units, work / (job.units * self.rate), 1, threads, scratch_new, run_unit)
+        lay_out(job, threads)
+        return run_units(job, job.units, 1, threads, scratch_new, run_unit)

@@ -34,7 +34,7 @@ import numpy as np
 from .line cimport (
     CONSTANT, INT32, UINT32, UINT64, Format, extend, format_of, gather, load, real_type, store, store_pairs,
 )
-from .team cimport run_slabs, take_block
+from .team cimport run_units, take_block
 from .tile cimport (
     LANES, MAX_ACC, MAX_ROWS, SWEEP_ROWS, SWEEP_VECTORS, ceil_div, real, stream_fence, sums_carry, sweep, sweep_rows,
     tile,
@@ -536,7 +536,7 @@ cdef class Plane:
     """The direct method for one Problem, laid out for this build.
 
     `rules` are the boundary codes per axis, `x_parts` and `k_parts` say whether the arrays are complex (2) or real
-    (1), `rate` is an estimate of multiply-adds per second that sets how often Ctrl-C is looked at.
+    (1).
     """
 
     cdef Job job
@@ -549,16 +549,15 @@ cdef class Plane:
     cdef bint flip, conj
     cdef Py_ssize_t taps_per_kernel, kernels, row_tap, lane_tap
     cdef Py_ssize_t other_tap[MAX_AXES]  # kernel samples from one tap to the next
-    cdef double rate
     cdef readonly object element, out_shape
 
     @cython.wraparound(True)
-    def __cinit__(self, problem, element, rules, int x_parts, int k_parts, double rate):
+    def __cinit__(self, problem, element, rules, int x_parts, int k_parts):
         cdef Job* job = &self.job
         cdef int i, e, axis
         cdef bint complex_ = problem.dtype.kind == "c"
         cdef int rank = problem.rank
-        self.element, self.out_shape, self.rate = element, problem.out_shape, rate
+        self.element, self.out_shape = element, problem.out_shape
         self.x_parts, self.k_parts, self.ndim = x_parts, k_parts, len(problem.x_shape)
         self.flip, self.conj = problem.flip, problem.conj
         job.parts_in = x_parts if k_parts == 2 else 1
@@ -753,7 +752,7 @@ cdef class Plane:
             job.w = w
         grab = <Py_ssize_t>max(1., min(<double>job.units / (2 * threads), GRAB_WORK / work))
         try:
-            run_slabs(&job, job.units, work / self.rate, grab, threads, scratch_new, run_unit)
+            run_units(&job, job.units, grab, threads, scratch_new, run_unit)
         finally:
             if w != small:
                 free(w)

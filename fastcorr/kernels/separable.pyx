@@ -34,7 +34,7 @@ import numpy as np
 from .line cimport (
     INT32, UINT32, UINT64, Format, extend, format_of, gather, load, real_type, store,
 )
-from .team cimport run_slabs, take_block
+from .team cimport run_units, take_block
 from .tile cimport (
     LANES, MAX_ACC, _step, always_inline_void, ceil_div, local_vec, real, tile, vec, vec_load, vec_zero,
 )
@@ -677,7 +677,7 @@ cdef class Separable:
     """Kernels of low rank for one Problem, laid out for this build.
 
     `rules` are the boundary codes per axis, `x_parts` says whether the data are complex (2) or real (1), `row` is the
-    kernel axis of the rows, `rate` an estimate of multiply-adds per second that sets how often Ctrl-C is looked at.
+    kernel axis of the rows.
     """
 
     cdef Job job
@@ -689,14 +689,13 @@ cdef class Separable:
     cdef bint flip
     cdef Py_ssize_t row_tap              # kernel samples from one tap to the next
     cdef Py_ssize_t other_tap[MAX_AXES]
-    cdef double rate
     cdef readonly object element
 
-    def __cinit__(self, problem, element, rules, int x_parts, int row, double rate):
+    def __cinit__(self, problem, element, rules, int x_parts, int row):
         cdef Job* job = &self.job
         cdef Py_ssize_t stride = 1
         cdef int i, rank = problem.rank
-        self.element, self.rate, self.flip = element, rate, problem.flip
+        self.element, self.flip = element, problem.flip
         fill = [problem.fill.real, problem.fill.imag] if problem.dtype.kind == "c" else [problem.fill, 0]
         job.fill[0], job.fill[1] = fill
         for axis, n in zip(problem.batch_axes, problem.batch_shape):
@@ -782,7 +781,6 @@ cdef class Separable:
         cdef const cnp.npy_intp* ys = cnp.PyArray_STRIDES(y)
         cdef const cnp.npy_intp* xn = cnp.PyArray_DIMS(x)
         cdef Format f
-        cdef double work
         cdef int i
         if cnp.PyArray_SIZE(y) == 0:
             return
@@ -802,8 +800,8 @@ cdef class Separable:
         job.y = <char*>cnp.PyArray_DATA(y)
         job.w = <const real*>cnp.PyArray_DATA(weights)
         job.terms = cnp.PyArray_SIZE(weights) // job.weights
-        work = lay_out(&job, threads)
-        run_slabs(&job, job.units, work / self.rate, 1, threads, scratch_new, run_unit)
+        lay_out(&job, threads)
+        run_units(&job, job.units, 1, threads, scratch_new, run_unit)
 
 
 cdef void set_strides(
@@ -814,8 +812,8 @@ cdef void set_strides(
     to_y[0] = ypart if axis < 0 else ys[axis]
 
 
-cdef double lay_out(Job* job, int threads) noexcept:
-    """Strips and blocks: all that depends on layout and threads. Returns work per unit."""
+cdef void lay_out(Job* job, int threads) noexcept:
+    """Strips and blocks: all that depends on layout and threads."""
     cdef const Axis* lane = &job.lane
     cdef Py_ssize_t strip, least, edge = PANEL * LANES
     job.inplace = (
@@ -845,4 +843,3 @@ cdef double lay_out(Job* job, int threads) noexcept:
     job.block = ceil_div(job.block, ROWS) * ROWS
     job.blocks = ceil_div(job.row.m, job.block)
     job.units = job.outer * job.blocks * job.strips
-    return work_row * job.block

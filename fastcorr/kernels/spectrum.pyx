@@ -21,12 +21,12 @@ CALLER MUST give x and y canonical (batch axes, then kernel axes), k as C-contig
 """
 
 cimport cython
-from cpython.exc cimport PyErr_CheckSignals
-from cython.parallel cimport parallel, prange, threadid
 from libc.math cimport log2
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memset
 cimport numpy as cnp
+
+from functools import lru_cache
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from .line cimport CONSTANT, Format, format_of
 from .overlap cimport (
     Axis, Block, Kernel, axis_of, cut_into_blocks, deliver, fetch, find_block, over_points, spread,
 )
+from .team cimport SLAB_SECONDS, no_scratch, run_units, take_block
 from .tile cimport LANES, real
 from .transform cimport (
     LINE, MAX_AXES, ONLY_THERE, THERE_AND_BACK, Line, Tile, behind, column_ranges, columns_of, factor, inner, parts_of,
@@ -47,7 +48,6 @@ cdef enum:
     SHARES = 64         # of a step of one large tile
 
 cdef Py_ssize_t STEPS_FROM = 1 << 20       # reals of a tile whose steps may run in parallel: 2 ms of work and more
-cdef double SLAB_SECONDS = 0.01            # between two looks at Ctrl-C
 
 
 # --- the transform of a tile ------------------------------------------------------------------------------------------
@@ -94,6 +94,12 @@ cdef class Transform:
                     behind(&self.tile, ONLY_THERE, 0, re, re + self.tile.plane, NULL, NULL)
                 else:
                     behind(&self.tile, THERE_AND_BACK, 0, re, re + self.tile.plane, k, k + self.tile.plane)
+
+
+@lru_cache(32)
+def transform_of(shape):
+    """One for all Problems with tiles of this `shape`: its tables take longer to make than the rest of a Spectrum."""
+    return Transform(shape)
 
 
 # --- samples in and out -----------------------------------------------------------------------------------------------
@@ -199,27 +205,49 @@ cdef Py_ssize_t taps_of(const Job* job) noexcept nogil:
     return count
 
 
-cdef int spread_kernel(const Job* job, Py_ssize_t kernel, real* re) noexcept nogil:
-    """Kernel `kernel` into both planes of a tile of zeros, with the 1 / points of the way back; -1: memory is short."""
-    cdef real* line = <real*>malloc(job.axis[job.tile.rank - 1].k * sizeof(real))
-    if line == NULL:
-        return -1
+cdef void spread_kernel(const Job* job, Py_ssize_t kernel, real* re, real* line) noexcept nogil:
+    """Kernel `kernel` into both planes of a tile of zeros, with the 1 / points of the way back.
+
+    `line` has room for the taps of the last axis.
+    """
     spread(job.tile, job.axis, &job.kernel, 0, job.k, kernel * taps_of(job), re, over_points(job.tile), line)
-    free(line)
-    return 0
 
 
 # --- units ------------------------------------------------------------------------------------------------------------
 
 
 cdef struct Scratch:                       # of one thread
+    void* block
     real* planes
     real* spectrum                         # of kernel `kernel`, where each batch entry may have its own
+    real* line
     Py_ssize_t kernel
 
 
-cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s, int* failed) noexcept nogil:
+cdef void* scratch_new(const void* given) noexcept nogil:
+    """One tile, and a spectrum where the job has none; NULL when memory is short."""
+    cdef const Job* job = <const Job*>given
+    cdef Py_ssize_t both = 2 * job.tile.plane, line = job.axis[job.tile.rank - 1].k if job.spectra == NULL else 0
+    cdef Py_ssize_t reals = both + line + (both if job.spectra == NULL else 0)
+    cdef Py_ssize_t head = (sizeof(Scratch) + LINE - 1) // LINE * LINE
+    cdef void* block = take_block(LINE + head + reals * sizeof(real))
+    if block == NULL:
+        return NULL
+    cdef char* p = <char*>((<size_t>block + LINE - 1) // LINE * LINE)
+    cdef Scratch* s = <Scratch*>p
+    s.block = block
+    s.planes = <real*>(p + head)
+    s.spectrum = s.planes + both
+    s.line = s.planes + reals - line
+    s.kernel = -1
+    memset(s.planes, 0, both * sizeof(real))  # what lies between rows is transformed as well
+    return s
+
+
+cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept nogil:
     """One tile, from x to y."""
+    cdef const Job* job = <const Job*>given
+    cdef Scratch* s = <Scratch*>scratch
     cdef Py_ssize_t kernel = unit // job.per_kernel, plane = job.tile.plane
     cdef const real* spectrum
     if job.spectra != NULL:
@@ -229,28 +257,11 @@ cdef void run_unit(const Job* job, Py_ssize_t unit, Scratch* s, int* failed) noe
         if s.kernel != kernel:
             s.kernel = kernel
             memset(s.spectrum, 0, 2 * plane * sizeof(real))
-            if spread_kernel(job, kernel, s.spectrum) < 0:
-                failed[0] = -1
-                return
+            spread_kernel(job, kernel, s.spectrum, s.line)
             behind(job.tile, ONLY_THERE, 0, s.spectrum, s.spectrum + plane, NULL, NULL)
     fetch_unit(job, unit, s.planes, 0, job.tile.n[0])
     behind(job.tile, THERE_AND_BACK, 0, s.planes, s.planes + plane, spectrum, spectrum + plane)
     deliver_unit(job, unit, s.planes, 0, job.axis[0].outputs)
-
-
-cdef int run_units(const Job* job, Py_ssize_t begin, Py_ssize_t end, Scratch* scratch, int threads) noexcept nogil:
-    """Units `begin` to `end`; -1 when memory is short."""
-    cdef Py_ssize_t unit
-    cdef int failed = 0
-    cdef int* failure = &failed
-    if threads == 1:
-        for unit in range(begin, end):
-            run_unit(job, unit, scratch, failure)
-        return failed
-    with parallel(num_threads=threads):
-        for unit in prange(begin, end, schedule="dynamic", chunksize=1):
-            run_unit(job, unit, scratch + threadid(), failure)
-    return failed
 
 
 cdef enum Step:  # of one large tile, whose items run in parallel
@@ -262,6 +273,14 @@ cdef enum Step:  # of one large tile, whose items run in parallel
     BACK_AGAIN
     BACK
     DELIVER
+
+
+cdef struct Stepped:
+    const Job* job
+    Step step
+    Py_ssize_t items, unit
+    real* re
+    const real* spectrum
 
 
 cdef Py_ssize_t step_items(const Job* job, Step step) noexcept nogil:
@@ -281,10 +300,14 @@ cdef Py_ssize_t step_items(const Job* job, Step step) noexcept nogil:
     return column_ranges(t, 0) if step == THERE or step == BACK else 0
 
 
-cdef void step_item(
-    const Job* job, Step step, Py_ssize_t item, Py_ssize_t items, Py_ssize_t unit, real* re, const real* spectrum
-) noexcept nogil:
+cdef void run_item(const void* given, Py_ssize_t item, void* scratch) noexcept nogil:
+    cdef const Stepped* s = <const Stepped*>given
+    cdef const Job* job = s.job
     cdef const Tile* t = job.tile
+    cdef Step step = s.step
+    cdef Py_ssize_t items = s.items, unit = s.unit
+    cdef const real* spectrum = s.spectrum
+    cdef real* re = s.re
     cdef real* im = re + t.plane
     cdef Py_ssize_t n = t.n[0] if step == FETCH else job.axis[0].outputs, first
     if step == CLEAR:
@@ -317,19 +340,6 @@ cdef void share_of_stage(const Line* line, int stage, bint forward, real* re, re
         line.radix[stage], forward, ONE_EACH, re + at, im + at, 1, end - begin, LANES, count * LANES, 1,
         line.turns[stage] + 2 * (line.radix[stage] - 1) * begin,
     )
-
-
-cdef void run_items(
-    const Job* job, Step step, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t items, Py_ssize_t unit, real* re,
-    const real* spectrum, int threads,
-) noexcept nogil:
-    cdef Py_ssize_t item
-    if threads == 1:
-        for item in range(begin, end):
-            step_item(job, step, item, items, unit, re, spectrum)
-    else:
-        for item in prange(begin, end, schedule="dynamic", chunksize=1, num_threads=threads):
-            step_item(job, step, item, items, unit, re, spectrum)
 
 
 # --- block sizes ------------------------------------------------------------------------------------------------------
@@ -487,8 +497,8 @@ cdef class Spectrum:
     """Overlap-save for one Problem, in tiles of `points` per kernel axis (see `choose`).
 
     `rules` are the boundary codes per axis, `x_parts` and `k_parts` say whether the arrays are complex (2) or real
-    (1), `seconds` is an estimate of the time of one tile that sets how often Ctrl-C is looked at. If `watched`, `run`
-    says which tiles have outputs that are not finite.
+    (1), `seconds` is an estimate of the time of one tile: of long ones, parts are units. If `watched`, `run` says
+    which tiles have outputs that are not finite.
     """
 
     cdef Job job
@@ -520,7 +530,7 @@ cdef class Spectrum:
             order, self.points = [0], (max(1, LANES) * LANES,)
         else:
             order = axes_of_tile(problem)
-        self.transform = Transform([self.points[i] for i in order])
+        self.transform = transform_of(tuple([self.points[i] for i in order]))
         job.blocks = 1
         for i in range(rank - 1, -1, -1):
             t = order.index(i)
@@ -549,12 +559,15 @@ cdef class Spectrum:
 
     cdef int spectrum_of(self, Job* job, Py_ssize_t kernel, real* to, int threads) except -1:
         """The spectrum of one kernel, its steps in parallel."""
-        cdef int failed
-        self.run_steps(job, CLEAR, CLEAR, 0, to, NULL, threads)
-        with nogil:
-            failed = spread_kernel(job, kernel, to)
-        if failed:
+        cdef real* line = <real*>malloc(job.axis[job.tile.rank - 1].k * sizeof(real))
+        if line == NULL:
             raise MemoryError("no scratch memory for the kernel")
+        try:
+            self.run_steps(job, CLEAR, CLEAR, 0, to, NULL, threads)
+            with nogil:
+                spread_kernel(job, kernel, to, line)
+        finally:
+            free(line)
         self.run_steps(job, THERE, INNER, 0, to, NULL, threads)
         return 0
 
@@ -562,18 +575,11 @@ cdef class Spectrum:
         self, const Job* job, Step first, Step last, Py_ssize_t unit, real* re, const real* spectrum, int threads
     ) except -1:
         """Some steps of one tile, each in parallel."""
-        cdef Py_ssize_t items, done, slab
+        cdef Stepped stepped = Stepped(job, first, 0, unit, re, spectrum)
         cdef Step step
         for step in range(first, last + 1):
-            items = step_items(job, step)
-            done = 0
-            # A step takes about half of the time of the tile at most.
-            slab = <Py_ssize_t>max(1., min(<double>items, SLAB_SECONDS * threads / (0.5 * self.seconds) * items))
-            while done < items:
-                with nogil:
-                    run_items(job, step, done, min(items, done + slab), items, unit, re, spectrum, threads)
-                done += slab
-                PyErr_CheckSignals()
+            stepped.step, stepped.items = step, step_items(job, step)
+            run_units(&stepped, stepped.items, 1, threads, no_scratch, run_item)
         return 0
 
     @property
@@ -645,9 +651,9 @@ cdef class Spectrum:
         cdef const cnp.npy_intp* xs = cnp.PyArray_STRIDES(x)
         cdef const cnp.npy_intp* ys = cnp.PyArray_STRIDES(y)
         cdef const cnp.npy_intp* xn = cnp.PyArray_DIMS(x)
-        cdef Py_ssize_t both = 2 * self.transform.tile.plane, done = 0, slab, units
+        cdef Py_ssize_t both = 2 * self.transform.tile.plane, unit, kernel, last = -1, units
         cdef bint by_steps, shared
-        cdef int i, failed = 0, planes
+        cdef int i
         cdef Format f = format_of(y)
         if cnp.PyArray_SIZE(y) == 0:
             return None
@@ -671,47 +677,30 @@ cdef class Spectrum:
         # each in parallel. Else each thread has its own: a busy neighbour makes the wait at the end of a step long.
         units = (job.units + threads - 1) // threads * threads
         by_steps = self.seconds > 2 * SLAB_SECONDS or (both >= STEPS_FROM and 4 * job.units < 3 * units)
-        if not by_steps:
-            threads = <int>min(threads, job.units)
         shared = not packed and (job.kernels == 1 or by_steps)
-        planes = 1 if by_steps else threads
-        cdef size_t each = both * sizeof(real)
-        cdef Py_ssize_t spectra = 0 if packed else 1 if shared else planes
-        cdef size_t size = (planes + spectra) * each + planes * sizeof(Scratch) + LINE
+        cdef Py_ssize_t planes = both if by_steps else 0, spectra = both if shared else 0
+        cdef size_t size = LINE + (planes + spectra) * sizeof(real)
         cdef char* block = <char*>calloc(size + (job.units if self.watched else 0), 1)
         if block == NULL:
             raise MemoryError("no scratch memory for the tiles")
         cdef real* reals = <real*>((<size_t>block + LINE - 1) // LINE * LINE)
-        cdef Scratch* scratch = <Scratch*>(reals + (planes + spectra) * both)
-        cdef real* spectrum = reals + planes * both
+        cdef real* spectrum = reals + planes
         job.bad = block + size if self.watched else NULL
         try:
-            for i in range(planes):
-                scratch[i].planes = reals + i * both
-                scratch[i].spectrum = spectrum if shared else spectrum + i * both
-                scratch[i].kernel = -1
             if by_steps:
-                for done in range(job.units):
-                    if not packed and scratch.kernel != done // job.per_kernel:
-                        scratch.kernel = done // job.per_kernel
-                        self.spectrum_of(&job, scratch.kernel, spectrum, threads)
+                for unit in range(job.units):
+                    kernel = unit // job.per_kernel
+                    if not packed and kernel != last:
+                        self.spectrum_of(&job, kernel, spectrum, threads)
+                        last = kernel
                     self.run_steps(
-                        &job, FETCH, DELIVER, done, reals,
-                        job.spectra + both * (done // job.per_kernel) if packed else spectrum, threads,
+                        &job, FETCH, DELIVER, unit, reals, job.spectra + both * kernel if packed else spectrum, threads
                     )
                 return self.bad_tiles(&job)
             if shared:
                 self.spectrum_of(&job, 0, spectrum, threads if both >= STEPS_FROM else 1)
                 job.spectra = spectrum
-            slab = <Py_ssize_t>max(1., min(<double>job.units, SLAB_SECONDS * threads / self.seconds))
-            slab = (slab + threads - 1) // threads * threads
-            while done < job.units and not failed:
-                with nogil:
-                    failed = run_units(&job, done, min(job.units, done + slab), scratch, threads)
-                done += slab
-                PyErr_CheckSignals()
-            if failed:
-                raise MemoryError("no scratch memory for the kernel")
+            run_units(&job, job.units, 1, threads, scratch_new, run_unit)
             return self.bad_tiles(&job)
         finally:
             free(block)

@@ -2,20 +2,40 @@
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.time cimport monotonic
-from cython.parallel cimport parallel, prange
+from cython.parallel cimport prange
 
 cdef extern from *:
     """
     #define SLAB_SECONDS 0.01
+    #define LATE_SECONDS 0.002
+    #define ALONE_SECONDS 0.05
+    static void* NO_BLOCK = NULL;
+    static double alone_until[1];
     """
-    const double SLAB_SECONDS  # between two looks at Ctrl-C
+    const double SLAB_SECONDS   # between two looks at Ctrl-C
+    const double LATE_SECONDS   # a thread that comes so late had no processor
+    const double ALONE_SECONDS  # then calls go without for so long
+    double* alone_until         # in this module
+    void* NO_BLOCK
 
 cdef extern from "keep.h":
     void* take_block(size_t bytes) noexcept nogil
     void give_block(void* block) noexcept nogil
+    Py_ssize_t atomic_add(Py_ssize_t* at, Py_ssize_t more) noexcept nogil
 
 ctypedef void* (*new_scratch)(const void* job) noexcept nogil
 ctypedef void (*run_one)(const void* job, Py_ssize_t unit, void* scratch) noexcept nogil
+
+
+cdef struct Team:
+    const void* job
+    Py_ssize_t next, end, grab             # units
+    new_scratch scratch_new
+    run_one run_unit
+    double until                           # then all look up
+    Py_ssize_t came                        # threads
+    double left                            # when the calling thread had nothing more to do
+    bint missed                            # whether others had not come by then
 
 
 cdef inline void scratch_free(void* scratch) noexcept nogil:
@@ -24,63 +44,75 @@ cdef inline void scratch_free(void* scratch) noexcept nogil:
         give_block((<void**>scratch)[0])
 
 
-cdef inline int run_units(
-    const void* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t grab, int threads, new_scratch scratch_new,
-    run_one run_unit,
-) noexcept nogil:
-    """Units `begin` to `end` of `job`, `grab` at a time; -1 when scratch cannot be had.
+cdef inline void* no_scratch(const void* job) noexcept nogil:
+    """Of work that needs none."""
+    return &NO_BLOCK
 
-    One thread opens no parallel region: there is no pool to wake.
+
+cdef inline void take_units(Team* team, void* scratch) noexcept nogil:
+    """Run units that nobody has taken, until it is time to look up."""
+    cdef Py_ssize_t unit, to
+    while True:
+        unit = atomic_add(&team.next, team.grab)
+        to = min(unit + team.grab, team.end)
+        while unit < to:
+            team.run_unit(team.job, unit, scratch)
+            unit += 1
+        if to == team.end or monotonic() > team.until:
+            return
+
+
+cdef inline void join_team(Team* team, int threads, int member, void* scratch) noexcept nogil:
+    """What one thread of a region does; `scratch` is that of member 0, who called. Who comes late begins nothing."""
+    atomic_add(&team.came, 1)
+    if member == 0:
+        take_units(team, scratch)
+        team.left = monotonic()
+        team.missed = atomic_add(&team.came, 0) < threads
+    elif atomic_add(&team.next, 0) < team.end and monotonic() < team.until:
+        scratch = team.scratch_new(team.job)
+        if scratch != NULL:  # else the others do its part
+            take_units(team, scratch)
+        scratch_free(scratch)
+
+
+cdef inline void run_region(Team* team, int threads, void* scratch) noexcept nogil:
+    """One parallel region. It ends when all have come and gone: OpenMP has no other end.
+
+    Beside a busy process that may take as long as a slice of the scheduler, 4 ms and more, for work of one. So after a
+    region that waited for a thread without a processor, calls go without for a while.
     """
-    cdef Py_ssize_t unit
-    cdef int failed = 0
-    cdef int* failure = &failed
-    cdef void* s = NULL
-    if threads == 1:
-        s = scratch_new(job)
-        if s == NULL:
-            return -1
-        for unit in range(begin, end):
-            run_unit(job, unit, s)
-        scratch_free(s)
-        return 0
-    with parallel(num_threads=threads):
-        s = scratch_new(job)
-        if s == NULL:
-            failure[0] = -1
-        for unit in prange(begin, end, schedule="dynamic", chunksize=grab):
-            if s != NULL:
-                run_unit(job, unit, s)
-        scratch_free(s)
-    return failed
+    cdef int member
+    cdef double now
+    team.came = 0
+    for member in prange(threads, schedule="static", chunksize=1, num_threads=threads):
+        join_team(team, threads, member, scratch)
+    now = monotonic()
+    if team.missed and now - team.left > LATE_SECONDS:
+        alone_until[0] = now + ALONE_SECONDS
 
 
-cdef inline int run_slabs(
-    const void* job, Py_ssize_t units, double seconds, Py_ssize_t grab, int threads, new_scratch scratch_new,
-    run_one run_unit,
+cdef inline int run_units(
+    const void* job, Py_ssize_t units, Py_ssize_t grab, int threads, new_scratch scratch_new, run_one run_unit
 ) except -1:
     """All `units` of `job`, `grab` at a time, with a look at Ctrl-C now and then.
 
-    One unit is thought to take a thread so many `seconds`. Where that says that there will be a second slab, the first
-    is a small one, and its time tells more: an estimate for long sums says little of a kernel that gathers.
+    One thread opens no parallel region: there is no pool to wake.
     """
-    cdef double slab = SLAB_SECONDS * threads / seconds, begin, end
-    cdef Py_ssize_t done = 0, to
-    cdef int failed
-    if slab < units:
-        slab /= 8
-    begin = monotonic()
-    while True:
-        slab = max(slab, threads)
-        to = units if units - done <= slab else done + <Py_ssize_t>slab
-        with nogil:
-            failed = run_units(job, done, to, grab, threads, scratch_new, run_unit)
-        if failed:
-            raise MemoryError("no scratch memory for the kernel")
-        PyErr_CheckSignals()
-        if to == units:
-            return 0
-        done = to
-        end = monotonic()
-        slab *= min(4, SLAB_SECONDS / max(end - begin, 1e-9))
-        begin = end
+    cdef Team team = Team(job, 0, units, grab, scratch_new, run_unit, 0, 0, 0, False)
+    cdef void* scratch = scratch_new(job)
+    if scratch == NULL:
+        raise MemoryError("no scratch memory for the kernel")
+    threads = <int>min(threads, (units + grab - 1) // grab)
+    try:
+        while team.next < units:
+            team.until = monotonic() + SLAB_SECONDS
+            with nogil:
+                if threads > 1 and team.until - SLAB_SECONDS >= alone_until[0]:
+                    run_region(&team, threads, scratch)
+                else:
+                    take_units(&team, scratch)
+            PyErr_CheckSignals()
+    finally:
+        scratch_free(scratch)
+    return 0

@@ -42,7 +42,7 @@ cimport numpy as cnp
 import numpy as np
 
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, load, real_type, store
-from .team cimport run_slabs, take_block
+from .team cimport run_units, take_block
 from .tile cimport (
     CHUNK, LANES, MAX_ACC, MAX_ROWS, always_inline_void, ceil_div, eager_void, local_vec, real, tile_apart,
     tile_vectors, turn, vec, vec_load, vec_part,
@@ -789,13 +789,12 @@ cdef class Weights:
     cdef Job job
     cdef int rank, more
     cdef bint flip
-    cdef double rate
 
-    def __cinit__(self, form, rules, fill, double rate):
+    def __cinit__(self, form, rules, fill):
         cdef Job* job = &self.job
         cdef Axis* axis
         cdef int i
-        self.rank, self.rate, self.flip = form.rank, rate, form.flip
+        self.rank, self.flip = form.rank, form.flip
         self.more = max(0, 2 - self.rank)  # axes of one sample in front make the last two exist
         job.batch, job.groups, job.rows, job.channels = form.batch, form.groups, form.features, form.channels
         job.fill, job.naxes = fill, self.rank + self.more
@@ -843,7 +842,6 @@ cdef class Weights:
         """The loops, with a look at Ctrl-C now and then."""
         cdef Py_ssize_t size = 1
         cdef int i
-        cdef double work
         lay_out(job, threads)
         job.partial = NULL
         if job.slices > 1 or job.rounds > 1:
@@ -853,11 +851,9 @@ cdef class Weights:
             job.partial = <real*>malloc(size * sizeof(real))
             if job.partial == NULL:
                 raise MemoryError()
-        work = <double>job.row_block * job.width * job.parts * job.a_block
-        work *= job.slice * job.patch_places * job.patch_lines * job.patch_width
         try:
             for job.turn in range(job.rounds):
-                run_slabs(job, job.units, work / self.rate, 1, threads, scratch_new, run_unit)
+                run_units(job, job.units, 1, threads, scratch_new, run_unit)
             if job.partial != NULL:
                 with nogil:
                     add_slices(job)

@@ -38,7 +38,7 @@ cimport numpy as cnp
 import numpy as np
 
 from .line cimport CONSTANT, FLOAT32, Format, extend, format_of, gather, load, store
-from .team cimport run_slabs, take_block
+from .team cimport run_units, take_block
 from .tile cimport LANES, always_inline_void, ceil_div, eager_void, real, vec, vec_load, vec_zero
 
 cnp.import_array()
@@ -50,7 +50,6 @@ cdef enum:
 # Per thread. A quarter of it takes 1.9 times as long for windows of 128 x 128, half of it 1.3 times; up to 31 x 31 all
 # are alike within 5 % (1024 x 1024 on a Zen 3 core with 512 kB of L2, 2026-11).
 cdef Py_ssize_t PANEL_BYTES = 1 << 20
-cdef double SAMPLE = 4e-9               # seconds a sample of the panel takes, for how often Ctrl-C is looked at
 
 
 cdef struct Axis:
@@ -567,7 +566,6 @@ cdef class Windows:
         cdef Job job = self.job
         cdef cnp.ndarray doubted = np.zeros(job.units, np.uint8), units
         cdef Py_ssize_t items = job.units
-        cdef double work
         cdef int i
         if cnp.PyArray_SIZE(y) == 0:
             return doubted[:0]
@@ -587,6 +585,5 @@ cdef class Windows:
             job.batch[i].y = cnp.PyArray_STRIDE(y, self.batch_axis[i])
             if cnp.PyArray_DIM(x, self.batch_axis[i]) > 1:
                 job.batch[i].x = cnp.PyArray_STRIDE(x, self.batch_axis[i])
-        work = SAMPLE * job.lines * job.pitch
-        run_slabs(&job, items, work, 1, threads, scratch_new, run_unit)
+        run_units(&job, items, 1, threads, scratch_new, run_unit)
         return np.flatnonzero(doubted)

@@ -38,7 +38,7 @@ import numpy as np
 
 from .line cimport Format, all_finite, copy_line, extend, format_of, gather, real_type, store, transpose
 from .panel cimport Axis, find_place, image_start
-from .team cimport run_slabs, run_units, take_block
+from .team cimport run_units, take_block
 from .tile cimport (
     CHUNK, LANES, MAX_ROWS, always_inline_void, ceil_div, local_vec, most_rows, most_vectors, real, tile, tile_vectors,
     vec, vec_load, vec_lower, vec_part, vec_upper,
@@ -501,13 +501,12 @@ cdef class Winograd:
     cdef Py_ssize_t dilation[MAX_AXES]
     cdef int rank
     cdef bint flip, forward
-    cdef double rate
 
-    def __cinit__(self, form, rules, fill, double rate):
+    def __cinit__(self, form, rules, fill):
         cdef Job* job = &self.job
         cdef Axis* axis
         cdef int i
-        self.rank, self.forward, self.flip, self.rate = form.rank, form.result == "y", form.flip, rate
+        self.rank, self.forward, self.flip = form.rank, form.result == "y", form.flip
         job.groups, job.fill = form.groups, fill if self.forward else 0
         job.rows, job.channels = form.features, form.channels
         if not self.forward:
@@ -586,15 +585,10 @@ cdef class Winograd:
     cdef int run_job(self, Job* job, int threads) except -1:
         """The loops, with a look at Ctrl-C now and then."""
         cdef Py_ssize_t units = job.groups * job.blocks * job.row_blocks
-        cdef int failed = 0
-        cdef double work = <double>job.row_block * job.features * job.block * job.images * POINTS
         job.first = 0
         while job.first < job.feature_blocks:
             if job.u != NULL:
-                with nogil:
-                    failed = run_units(job, 0, job.groups * job.slab, 1, threads, scratch_new, run_kernels)
-            if failed:
-                raise MemoryError("no scratch memory for the kernel")
-            run_slabs(job, units, work / self.rate, 1, threads, scratch_new, run_unit)
+                run_units(job, job.groups * job.slab, 1, threads, scratch_new, run_kernels)
+            run_units(job, units, 1, threads, scratch_new, run_unit)
             job.first += job.slab
         return 0
