@@ -36,7 +36,7 @@ from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, gathe
 from .panel cimport (
     Axis, find_place, first_sample, image_start, kernel_step, leaves_gaps, residue_of, take_residue, unit_axis
 )
-from .team cimport run_slabs, take_block
+from .team cimport LINE, cut, run_slabs, take_block
 from .tile cimport CHUNK, LANES, MAX_ROWS, ceil_div, most_rows, most_vectors, real, tile_apart, tile_vectors, turn
 
 cdef extern from "simd.h":
@@ -48,7 +48,7 @@ cdef enum:
     MAX_AXES = 64
     SPREAD = 4                         # strides from tap to tap; from there on they share few samples
     MOST_TAPS = 3 * CHUNK // 2
-    CACHE_LINE = 64 // sizeof(real)
+    CACHE_LINE = LINE // sizeof(real)
 
 # Per thread, most of it in an L2 cache of 512 kB or more. Half or twice as much is within 5 %, but for NEAR_SUMS_BYTES,
 # twice of which makes 1 x 1 layers of many channels 10 % slower (x86_64_v3, Zen 3, 2026-11).
@@ -526,35 +526,34 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
 cdef void* scratch_new(const void* given) noexcept nogil:
     """One block for one thread; NULL when memory is short."""
     cdef const Job* job = <const Job*>given
-    cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64
-    cdef Py_ssize_t tables = 3 * MOST_TAPS + 2 * job.image_taps + job.phases + 1
+    cdef Py_ssize_t tables = (3 * MOST_TAPS + 2 * job.image_taps + job.phases + 1) * sizeof(Py_ssize_t)
     # Lanes and rows past the last are read, and written to scratch.
     cdef Py_ssize_t panel = job.together * job.entries * job.plane + job.lanes + job.pitch
     cdef Py_ssize_t sums = job.phases * job.apart, start = job.row_block * job.vectors * LANES
-    cdef Py_ssize_t packed = MOST_TAPS * packed_step(job) if job.packed else 0, line = 0, reals
+    cdef Py_ssize_t packed = MOST_TAPS * packed_step(job) if job.packed else 0, line = 0
     if job.turned:
         sums += LANES * job.lanes
         start = job.lanes
         packed = MOST_TAPS * widest(job.vectors) * LANES
         line = job.phases * LANES * (job.segment + LANES)
-    reals = sums + start + panel + packed + line
-    cdef void* block = take_block(64 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
+    cdef Py_ssize_t reals = sums + start + panel + packed + line
+    cdef void* block = take_block(sizeof(Scratch) + tables + reals * sizeof(real) + 7 * LINE)
     if block == NULL:
         return NULL
-    cdef char* p = <char*>((<size_t>block + 63) // 64 * 64)
-    cdef Scratch* s = <Scratch*>p
+    cdef char* rest = <char*>block
+    cdef Scratch* s = <Scratch*>cut(&rest, sizeof(Scratch))
     s.block = block
-    s.tap = <const real**>(p + head)
+    s.tap = <const real**>cut(&rest, tables)
     s.weight = <Py_ssize_t*>(s.tap + MOST_TAPS)
     s.source = s.weight + MOST_TAPS
     s.image_lane = s.source + MOST_TAPS
     s.image_weight = s.image_lane + job.image_taps
     s.phase = s.image_weight + job.image_taps
-    s.sums = <real*>(s.phase + job.phases + 1)
-    s.start = s.sums + sums
-    s.panel = s.start + start
-    s.packed = s.panel + panel
-    s.line = s.packed + packed
+    s.sums = <real*>cut(&rest, sums * sizeof(real))
+    s.start = <real*>cut(&rest, start * sizeof(real))
+    s.panel = <real*>cut(&rest, panel * sizeof(real))
+    s.packed = <real*>cut(&rest, packed * sizeof(real))
+    s.line = <real*>cut(&rest, line * sizeof(real))
     memset(s.panel, 0, panel * sizeof(real))
     find_image_taps(job, s)
     return s

@@ -14,6 +14,9 @@ cdef extern from "keep.h":
     void* take_block(size_t bytes) noexcept nogil
     void give_block(void* block) noexcept nogil
 
+cdef enum:
+    LINE = 64  # bytes of a cache line
+
 ctypedef void* (*new_scratch)(const void* job) noexcept nogil
 ctypedef void (*run_one)(const void* job, Py_ssize_t unit, void* scratch) noexcept nogil
 
@@ -22,6 +25,17 @@ cdef inline void scratch_free(void* scratch) noexcept nogil:
     """Scratch starts with the address of the block it lies in, which `take_block` gave."""
     if scratch != NULL:
         give_block((<void**>scratch)[0])
+
+
+cdef inline void* cut(char** rest, Py_ssize_t bytes) noexcept nogil:
+    """The next piece of a block, which takes up to `bytes` + LINE: it starts on a cache line.
+
+    Half of the vectors of a panel that did not were loads of two lines each, and a tile's taps fell out of the L1 cache:
+    a quarter of the time of a transposed layer.
+    """
+    cdef char* piece = <char*>((<size_t>rest[0] + LINE - 1) // LINE * LINE)
+    rest[0] = piece + bytes
+    return piece
 
 
 cdef inline int run_units(
