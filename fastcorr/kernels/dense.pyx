@@ -48,12 +48,14 @@ cdef enum:
     MAX_AXES = 64
     SPREAD = 4                         # strides from tap to tap; from there on they share few samples
     MOST_TAPS = 3 * CHUNK // 2
-    MOST_PHASES = 256                  # of two axes; each has sums of its own
+    MOST_PHASES = 9                    # of two axes: each has sums of its own, and 16 leave room for few positions
     CACHE_LINE = LINE // sizeof(real)
 
 # Per thread, most of it in an L2 cache of 512 kB or more. Half or twice as much is within 5 %, but for NEAR_SUMS_BYTES,
-# twice of which makes 1 x 1 layers of many channels 10 % slower (x86_64_v3, Zen 3, 2026-11).
+# twice of which makes 1 x 1 layers of many channels 10 % slower (x86_64_v3, Zen 3, 2026-11). Turned, each block packs
+# all weights anew: sums beyond the L2 cache cost less, half as many made strided gradients 2 to 12 % slower.
 cdef Py_ssize_t SUMS_BYTES = 384 << 10
+cdef Py_ssize_t TURNED_SUMS_BYTES = 1536 << 10
 cdef Py_ssize_t NEAR_SUMS_BYTES = 96 << 10   # straight, if they are met once for each of several chunks
 cdef Py_ssize_t PANEL_BYTES = 256 << 10
 cdef Py_ssize_t NEAR_PANEL_BYTES = 24 << 10  # stays in the L1 cache
@@ -441,7 +443,8 @@ cdef void leave_turned(const Job* job, const Block* b, Scratch* s) noexcept nogi
     for e in range(b.entries):
         for r in range(ceil_div(b.r1 - b.r0, LANES)):
             for i in range(runs):
-                sums = s.sums + (e * b.lines + i // line.s) * b.width * job.lanes + i % line.s * job.lane_phases * job.apart
+                sums = s.sums + i % line.s * job.lane_phases * job.apart
+                sums += (e * b.lines + i // line.s) * b.width * job.lanes
                 y = <char*>y_row(job, b, e, b.r0 + r * LANES) + i * line.y
                 n = min(<Py_ssize_t>LANES, b.r1 - b.r0 - r * LANES)
                 if direct:
@@ -662,7 +665,7 @@ cdef double lay_out_turned(Job* job) noexcept:
     cdef double time, leave
     job.turned, job.vectors = True, most_vectors(MAX_ROWS)
     width = job.vectors * LANES
-    sums = 2 * SUMS_BYTES // (job.phases * <Py_ssize_t>sizeof(real))  # of a phase
+    sums = TURNED_SUMS_BYTES // (job.phases * <Py_ssize_t>sizeof(real))  # of a phase
     most = max(width, min(MOST_LANES, sums // PACKED_POSITIONS))
     job.row_block = ceil_div(job.rows, ceil_div(job.rows, most))
     if job.row_block < job.rows:

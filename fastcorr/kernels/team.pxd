@@ -30,8 +30,8 @@ cdef inline void scratch_free(void* scratch) noexcept nogil:
 cdef inline void* cut(char** rest, Py_ssize_t bytes) noexcept nogil:
     """The next piece of a block, which takes up to `bytes` + LINE: it starts on a cache line.
 
-    Half of the vectors of a panel that did not were loads of two lines each, and a tile's taps fell out of the L1 cache:
-    a quarter of the time of a transposed layer.
+    Half of the vectors of a panel that did not were loads of two lines each, and a tile's taps fell out of the L1
+    cache: a quarter more time for a transposed layer.
     """
     cdef char* piece = <char*>((<size_t>rest[0] + LINE - 1) // LINE * LINE)
     rest[0] = piece + bytes
