@@ -3,9 +3,9 @@
 ALGORITHM   y[n, g, r, l] = bias[g, r] + sum over c, j of  A[g, r, c, j] * X[n, g, c, offset + p*j + q*l], axis by axis.
             The output of a layer is that with r = o, A = w, X = x, q = stride, p = dilation. Its input gradient is
             that with r = c, A = w, X = g (the gradient of y), for the input positions of one residue modulo the
-            stride at a time: they meet the kernel positions of one residue, at q = 1 and a negative p. Of the last axis
-            all residues, called phases, are made at once: a lane has s results side by side, each with taps of its own,
-            all of which read X from  ceil((offset + p*j) / s) + l  on.
+            stride at a time: they meet the kernel positions of one residue, at q = 1 and a negative p. Of the last two
+            axes all residues, called phases, are made at once: a lane has s results side by side along each, every one
+            with taps of its own, all of which read X from  ceil((offset + p*j) / s) + l  on.
 
 SCHEDULE    A unit is a block of rows r by a block of lanes l of one group: some lines of the second last axis, each
             whole or a segment, or all lines of several places (batch entry, position along all but the last two axes).
@@ -36,7 +36,7 @@ from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, gathe
 from .panel cimport (
     Axis, find_place, first_sample, image_start, kernel_step, leaves_gaps, residue_of, take_residue, unit_axis
 )
-from .team cimport run_units, take_block
+from .team cimport LINE, cut, run_units, take_block
 from .tile cimport CHUNK, LANES, MAX_ROWS, ceil_div, most_rows, most_vectors, real, tile_apart, tile_vectors, turn
 
 cdef extern from "simd.h":
@@ -48,13 +48,16 @@ cdef enum:
     MAX_AXES = 64
     SPREAD = 4                         # strides from tap to tap; from there on they share few samples
     MOST_TAPS = 3 * CHUNK // 2
-    CACHE_LINE = 64 // sizeof(real)
+    MOST_PHASES = 9                    # of two axes: each has sums of its own, and 16 leave room for few positions
+    CACHE_LINE = LINE // sizeof(real)
 
 # Per thread, most of it in an L2 cache of 512 kB or more. Half or twice as much is within 5 %, but for NEAR_SUMS_BYTES,
-# twice of which makes 1 x 1 layers of many channels 10 % slower (x86_64_v3, Zen 3, 2026-11).
+# twice of which makes 1 x 1 layers of many channels 10 % slower (x86_64_v3, Zen 3, 2026-11). Turned, each block packs
+# all weights anew: sums beyond the L2 cache cost less, half as many made strided gradients 2 to 12 % slower.
 cdef Py_ssize_t SUMS_BYTES = 384 << 10
+cdef Py_ssize_t TURNED_SUMS_BYTES = 1536 << 10
 cdef Py_ssize_t NEAR_SUMS_BYTES = 96 << 10   # straight, if they are met once for each of several chunks
-cdef Py_ssize_t PANEL_BYTES = 512 << 10
+cdef Py_ssize_t PANEL_BYTES = 256 << 10
 cdef Py_ssize_t NEAR_PANEL_BYTES = 24 << 10  # stays in the L1 cache
 cdef Py_ssize_t WEIGHTS_BYTES = 128 << 10    # met by all lanes of a block before others are
 cdef Py_ssize_t MOST_LANES = 1024
@@ -68,7 +71,8 @@ cdef struct Job:
     Py_ssize_t channels, a_channel, x_channel
     int naxes                          # at least 2; the last two are `line` and `lane`
     Axis axis[MAX_AXES]
-    Py_ssize_t phases, width           # residues along `lane`; results of a line
+    Py_ssize_t phases, lane_phases     # pairs of residues along `line` and `lane`; residues along `lane`
+    Py_ssize_t height, width           # results along `line` and `lane`
     Py_ssize_t image_taps              # of the last two axes
     Py_ssize_t images                  # planes of channels and of taps of the other axes
     Py_ssize_t together                # of these, gathered at a time
@@ -115,7 +119,7 @@ cdef struct Block:
     Py_ssize_t place0, line0, lane0, entries, lines, width
     Py_ssize_t step                    # lanes from line to line
     Py_ssize_t lanes
-    Py_ssize_t results                 # of a line
+    Py_ssize_t results, result_lines   # of a line; lines of results
     bint straight                      # whether the lanes of a row lie in y as they do in the sums
 
 
@@ -176,7 +180,7 @@ cdef void find_image_taps(const Job* job, Scratch* s) noexcept nogil:
         for a in range(line.k):
             row = strip_of(line, a, &u)
             for b in range(lane.k):
-                if residue_of(lane, b) != phase:
+                if residue_of(line, a) * job.lane_phases + residue_of(lane, b) != phase:
                     continue
                 column = strip_of(lane, b, &v)
                 s.image_lane[t] = ((row * lane.strips + column) * (job.lines + line.shift) + u) * job.pitch + v
@@ -219,7 +223,8 @@ cdef Block find_block(const Job* job, Py_ssize_t unit) noexcept nogil:
     b.step = b.width if job.turned else job.pitch
     b.lanes = (b.entries * b.lines - 1) * b.step + b.width
     b.results = min(b.width * lane.s, job.width - b.lane0 * lane.s)
-    b.straight = job.plain and b.entries == 1 and not job.turned and lane.s == 1 and (
+    b.result_lines = min(b.lines * line.s, job.height - b.line0 * line.s)
+    b.straight = job.plain and b.entries == 1 and not job.turned and line.s == 1 and lane.s == 1 and (
         b.lines == 1 or (b.step == b.width and line.y == b.width * lane.y)
     )
     return b
@@ -270,7 +275,8 @@ cdef inline real* y_row(const Job* job, const Block* b, Py_ssize_t e, Py_ssize_t
     at += b.group * job.y_group + r * job.y_row
     for i in range(job.naxes - 2):
         at += position[i] * job.axis[i].y
-    at += b.line0 * job.axis[job.naxes - 2].y + b.lane0 * job.axis[job.naxes - 1].s * job.axis[job.naxes - 1].y
+    at += b.line0 * job.axis[job.naxes - 2].s * job.axis[job.naxes - 2].y
+    at += b.lane0 * job.axis[job.naxes - 1].s * job.axis[job.naxes - 1].y
     return <real*>(job.y + at)
 
 
@@ -414,7 +420,7 @@ cdef void store_line(const Job* job, const real* p, Py_ssize_t apart, char* y, P
     elif job.plain and lane.s == 2 and results >= 2 * LANES:
         weave(p, p + apart, <real*>y, results)
     else:
-        for i in range(job.phases):
+        for i in range(job.lane_phases):
             store(job.ytype, p + i * apart, y + i * lane.y, ceil_div(results - i, lane.s), lane.s * lane.y)
 
 
@@ -423,20 +429,22 @@ cdef void leave_turned(const Job* job, const Block* b, Scratch* s) noexcept nogi
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef bint direct = job.plain and lane.s == 1
-    cdef Py_ssize_t width = ceil_div(job.segment, LANES) * LANES, run = b.width, runs = b.lines
+    cdef Py_ssize_t width = ceil_div(job.segment, LANES) * LANES, run = b.width, runs = b.result_lines
     cdef Py_ssize_t e, i, r, j, n, phase
-    cdef const real* sums = s.sums
+    cdef const real* sums
     cdef const real* p
     cdef real* to
     cdef char* y
-    if direct and line.y == run * lane.y:  # lines that follow each other are one
+    if direct and line.s == 1 and line.y == run * lane.y:  # lines that follow each other are one
         run, runs = run * runs, 1
     direct = direct and run >= LANES
     if not direct:
-        run, runs = b.width, b.lines
+        run, runs = b.width, b.result_lines
     for e in range(b.entries):
-        for i in range(runs):
-            for r in range(ceil_div(b.r1 - b.r0, LANES)):
+        for r in range(ceil_div(b.r1 - b.r0, LANES)):
+            for i in range(runs):
+                sums = s.sums + i % line.s * job.lane_phases * job.apart
+                sums += (e * b.lines + i // line.s) * b.width * job.lanes
                 y = <char*>y_row(job, b, e, b.r0 + r * LANES) + i * line.y
                 n = min(<Py_ssize_t>LANES, b.r1 - b.r0 - r * LANES)
                 if direct:
@@ -444,7 +452,7 @@ cdef void leave_turned(const Job* job, const Block* b, Scratch* s) noexcept nogi
                         sums + r * LANES, job.lanes, run, n, <real*>y, job.y_row // <Py_ssize_t>sizeof(real)
                     )
                     continue
-                for phase in range(job.phases):
+                for phase in range(job.lane_phases):
                     p = sums + phase * job.apart + r * LANES
                     to = s.line + phase * LANES * width
                     for j in range(ceil_div(run, LANES)):
@@ -454,7 +462,6 @@ cdef void leave_turned(const Job* job, const Block* b, Scratch* s) noexcept nogi
                         )
                 for j in range(n):
                     store_line(job, s.line + j * width, LANES * width, y + j * job.y_row, b.results)
-            sums += run * job.lanes
 
 
 cdef inline void turn_run(
@@ -471,7 +478,7 @@ cdef inline void turn_run(
 cdef void leave(const Job* job, const Block* b, Py_ssize_t begin, const Scratch* s) noexcept nogil:
     """The sums from lane `begin` on, to y."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
-    cdef Py_ssize_t e, r, _i
+    cdef Py_ssize_t e, r, i, across = job.lane_phases * job.apart
     cdef const real* p
     cdef real* y
     for e in range(b.entries if begin < b.lanes else 0):
@@ -481,10 +488,10 @@ cdef void leave(const Job* job, const Block* b, Py_ssize_t begin, const Scratch*
             if b.straight:
                 copy_line(p + begin, y + begin, b.lanes - begin)
                 continue
-            for _i in range(b.lines):
-                store_line(job, p, job.apart, <char*>y, b.results)
-                p += b.step
-                y = <real*>(<char*>y + line.y)
+            for i in range(b.result_lines):
+                store_line(
+                    job, p + i // line.s * b.step + i % line.s * across, job.apart, <char*>y + i * line.y, b.results
+                )
 
 
 cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept nogil:
@@ -526,35 +533,34 @@ cdef void run_unit(const void* given, Py_ssize_t unit, void* scratch) noexcept n
 cdef void* scratch_new(const void* given) noexcept nogil:
     """One block for one thread; NULL when memory is short."""
     cdef const Job* job = <const Job*>given
-    cdef Py_ssize_t head = (sizeof(Scratch) + 63) // 64 * 64
-    cdef Py_ssize_t tables = 3 * MOST_TAPS + 2 * job.image_taps + job.phases + 1
+    cdef Py_ssize_t tables = (3 * MOST_TAPS + 2 * job.image_taps + job.phases + 1) * sizeof(Py_ssize_t)
     # Lanes and rows past the last are read, and written to scratch.
     cdef Py_ssize_t panel = job.together * job.entries * job.plane + job.lanes + job.pitch
     cdef Py_ssize_t sums = job.phases * job.apart, start = job.row_block * job.vectors * LANES
-    cdef Py_ssize_t packed = MOST_TAPS * packed_step(job) if job.packed else 0, line = 0, reals
+    cdef Py_ssize_t packed = MOST_TAPS * packed_step(job) if job.packed else 0, line = 0
     if job.turned:
         sums += LANES * job.lanes
         start = job.lanes
         packed = MOST_TAPS * widest(job.vectors) * LANES
-        line = job.phases * LANES * (job.segment + LANES)
-    reals = sums + start + panel + packed + line
-    cdef void* block = take_block(64 + head + reals * sizeof(real) + tables * sizeof(Py_ssize_t))
+        line = job.lane_phases * LANES * (job.segment + LANES)
+    cdef Py_ssize_t reals = sums + start + panel + packed + line
+    cdef void* block = take_block(sizeof(Scratch) + tables + reals * sizeof(real) + 7 * LINE)
     if block == NULL:
         return NULL
-    cdef char* p = <char*>((<size_t>block + 63) // 64 * 64)
-    cdef Scratch* s = <Scratch*>p
+    cdef char* rest = <char*>block
+    cdef Scratch* s = <Scratch*>cut(&rest, sizeof(Scratch))
     s.block = block
-    s.tap = <const real**>(p + head)
+    s.tap = <const real**>cut(&rest, tables)
     s.weight = <Py_ssize_t*>(s.tap + MOST_TAPS)
     s.source = s.weight + MOST_TAPS
     s.image_lane = s.source + MOST_TAPS
     s.image_weight = s.image_lane + job.image_taps
     s.phase = s.image_weight + job.image_taps
-    s.sums = <real*>(s.phase + job.phases + 1)
-    s.start = s.sums + sums
-    s.panel = s.start + start
-    s.packed = s.panel + panel
-    s.line = s.packed + packed
+    s.sums = <real*>cut(&rest, sums * sizeof(real))
+    s.start = <real*>cut(&rest, start * sizeof(real))
+    s.panel = <real*>cut(&rest, panel * sizeof(real))
+    s.packed = <real*>cut(&rest, packed * sizeof(real))
+    s.line = <real*>cut(&rest, line * sizeof(real))
     memset(s.panel, 0, panel * sizeof(real))
     find_image_taps(job, s)
     return s
@@ -572,10 +578,10 @@ cdef void merge_axes(Job* job) noexcept:
             return
         lane.n *= axis.n
         lane.m *= axis.m
-        job.width = lane.m
         for j in range(job.naxes - 2, 0, -1):
             job.axis[j] = job.axis[j - 1]
         job.axis[0] = unit_axis()
+        job.height, job.width = axis.m, lane.m
 
 
 cdef inline bint same_lanes(const Axis* axis) noexcept:
@@ -659,7 +665,7 @@ cdef double lay_out_turned(Job* job) noexcept:
     cdef double time, leave
     job.turned, job.vectors = True, most_vectors(MAX_ROWS)
     width = job.vectors * LANES
-    sums = 2 * SUMS_BYTES // (job.phases * <Py_ssize_t>sizeof(real))  # of a phase
+    sums = TURNED_SUMS_BYTES // (job.phases * <Py_ssize_t>sizeof(real))  # of a phase
     most = max(width, min(MOST_LANES, sums // PACKED_POSITIONS))
     job.row_block = ceil_div(job.rows, ceil_div(job.rows, most))
     if job.row_block < job.rows:
@@ -765,7 +771,7 @@ cdef void lay_out(Job* job, int threads) noexcept:
     job.pairs = job.pairs and lane.q == 2 and not lane.spread
     # As many images as make a chunk of the phase with the most taps, or half as many again; the same for any block,
     # since chunks decide the order of a sum.
-    j = line.k * ceil_div(lane.k, kernel_step(lane.s, abs(lane.p)))
+    j = ceil_div(line.k, kernel_step(line.s, abs(line.p))) * ceil_div(lane.k, kernel_step(lane.s, abs(lane.p)))
     job.together = job.images
     if job.images * j > MOST_TAPS:
         job.together = max(1, CHUNK // j)
@@ -819,7 +825,7 @@ cdef class Dense:
         cdef Axis* axis
         if cnp.PyArray_SIZE(y) == 0:
             return
-        for i in range(0 if self.forward else self.rank - 1):
+        for i in range(0 if self.forward else self.rank - self.phased()):
             gaps = gaps or leaves_gaps(self.kernel[i], self.stride[i], self.dilation[i])
         if cnp.PyArray_SIZE(w) == 0 or gaps:
             y[...] = 0
@@ -850,7 +856,8 @@ cdef class Dense:
                 axis.n, axis.rule, axis.offset = self.size[i], self.rule[i], -self.lo[i]
                 axis.k, axis.p, axis.m, axis.q = self.kernel[i], self.dilation[i], self.out_size[i], self.stride[i]
                 axis.s = 1
-            job.phases, job.width = 1, job.axis[job.naxes - 1].m
+            job.phases = job.lane_phases = 1
+            job.height, job.width = job.axis[job.naxes - 2].m, job.axis[job.naxes - 1].m
             self.run_job(&job, <const char*>cnp.PyArray_DATA(w) + self.last_tap(ws), threads)
         else:
             self.run_phases(&job, <const char*>cnp.PyArray_DATA(w) + self.last_tap(ws), more, threads)
@@ -863,32 +870,42 @@ cdef class Dense:
             at += (self.kernel[i] - 1) * ws[3 + i]
         return at
 
+    cdef Py_ssize_t residues(self, int i) noexcept:
+        """Of input positions along an axis, modulo the stride."""
+        return min(self.stride[i], self.size[i])
+
+    cdef int phased(self) noexcept:
+        """How many axes, the last ones, have all of their residues made at once."""
+        if self.rank < 2 or self.residues(self.rank - 2) * self.residues(self.rank - 1) > MOST_PHASES:
+            return min(self.rank, 1)
+        return 2
+
     cdef int run_phases(self, const Job* given, const char* w, int more, int threads) except -1:
-        """The input gradient, residue by residue of the input position modulo the stride, those of `lane` at once."""
+        """The input gradient; along all axes but the `phased` ones residue by residue."""
         cdef Job job
         cdef Axis* axis
         cdef const char* a
         cdef Py_ssize_t residues = 1, residue, rest, s, p, j
-        cdef int i, last = self.rank - 1
-        for i in range(last):
-            residues *= min(self.stride[i], self.size[i])
+        cdef int i, first = self.rank - self.phased()
+        for i in range(first):
+            residues *= self.residues(i)
         for residue in range(residues):
             job = given[0]
             a = w
             rest = residue
-            axis = &job.axis[job.naxes - 1]
-            job.phases = job.width = 1
-            if last >= 0:
-                s = self.stride[last]
-                axis.n, axis.rule, axis.offset = self.out_size[last], CONSTANT, self.lo[last]
-                axis.k, axis.p, axis.q, axis.s = self.kernel[last], -self.dilation[last], 1, s
-                axis.m = ceil_div(self.size[last], s)
-                job.phases, job.width = min(s, self.size[last]), self.size[last]
-            for i in range(last - 1, -1, -1):
+            job.phases = job.lane_phases = 1
+            for i in range(first, self.rank):
+                axis = &job.axis[more + i]
+                axis.n, axis.rule, axis.offset = self.out_size[i], CONSTANT, self.lo[i]
+                axis.k, axis.p, axis.q, axis.s = self.kernel[i], -self.dilation[i], 1, self.stride[i]
+                axis.m = ceil_div(self.size[i], axis.s)
+                job.lane_phases = self.residues(i)
+                job.phases *= job.lane_phases
+            for i in range(first - 1, -1, -1):
                 axis = &job.axis[more + i]
                 s = self.stride[i]
-                p = rest % min(s, self.size[i])
-                rest //= min(s, self.size[i])
+                p = rest % self.residues(i)
+                rest //= self.residues(i)
                 j = take_residue(
                     axis, p, self.size[i], self.kernel[i], self.out_size[i], s, self.dilation[i], self.lo[i]
                 )
@@ -899,6 +916,8 @@ cdef class Dense:
                 axis.a *= kernel_step(s, self.dilation[i])
                 axis.y *= s
             else:
+                job.height = self.size[self.rank - 2] if self.phased() == 2 else job.axis[job.naxes - 2].m
+                job.width = self.size[self.rank - 1] if self.rank else 1
                 self.run_job(&job, a, threads)
         return 0
 

@@ -23,6 +23,9 @@ cdef extern from "keep.h":
     void give_block(void* block) noexcept nogil
     Py_ssize_t atomic_add(Py_ssize_t* at, Py_ssize_t more) noexcept nogil
 
+cdef enum:
+    LINE = 64  # bytes of a cache line
+
 ctypedef void* (*new_scratch)(const void* job) noexcept nogil
 ctypedef void (*run_one)(const void* job, Py_ssize_t unit, void* scratch) noexcept nogil
 
@@ -47,6 +50,17 @@ cdef inline void scratch_free(void* scratch) noexcept nogil:
 cdef inline void* no_scratch(const void* job) noexcept nogil:
     """Of work that needs none."""
     return &NO_BLOCK
+
+
+cdef inline void* cut(char** rest, Py_ssize_t bytes) noexcept nogil:
+    """The next piece of a block, which takes up to `bytes` + LINE: it starts on a cache line.
+
+    Half of the vectors of a panel that did not were loads of two lines each, and a tile's taps fell out of the L1
+    cache: a quarter more time for a transposed layer.
+    """
+    cdef char* piece = <char*>((<size_t>rest[0] + LINE - 1) // LINE * LINE)
+    rest[0] = piece + bytes
+    return piece
 
 
 cdef inline void take_units(Team* team, void* scratch) noexcept nogil:
