@@ -117,6 +117,11 @@ LARGE = {
     # Input gradients, several residues of two axes at a time: with gaps, without a tap, more of them than samples.
     "strides-as-the-kernel": ((2, 20, 30, 70), (9, 20, 2, 2), {"stride": 2}),
     "strides-in-blocks": ((1, 40, 75, 131), (33, 40, 3, 3), {"stride": 2, "padding": (1, 0)}),
+    "strides-past-the-width": (
+        (2, 5, 41, 2),
+        (4, 5, 3, 4),
+        {"stride": 3, "dilation": (1, 2), "padding": ((4, 0), (2, 3))},
+    ),
     "strides-past-the-lines": ((2, 5, 2, 41), (4, 5, 3, 3), {"stride": (3, 2), "padding": 1}),
     "strides-odd-sizes": ((2, 9, 21, 75), (140, 9, 3, 3), {"stride": 2, "padding": ((0, 1), (2, 0))}),
     "strides-that-dilation-skips": ((1, 3, 30, 61), (5, 3, 3, 4), {"stride": 2, "dilation": (3, 2), "padding": (2, 3)}),

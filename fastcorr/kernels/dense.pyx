@@ -180,8 +180,8 @@ cdef void find_image_taps(const Job* job, Scratch* s) noexcept nogil:
         for a in range(line.k):
             row = strip_of(line, a, &u)
             for b in range(lane.k):
-                if residue_of(line, a) * job.lane_phases + residue_of(lane, b) != phase:
-                    continue
+                if residue_of(line, a) != phase // job.lane_phases or residue_of(lane, b) != phase % job.lane_phases:
+                    continue  # residues past the size are no phases
                 column = strip_of(lane, b, &v)
                 s.image_lane[t] = ((row * lane.strips + column) * (job.lines + line.shift) + u) * job.pitch + v
                 s.image_weight[t] = (a * line.a + b * lane.a) // <Py_ssize_t>sizeof(real)
