@@ -275,6 +275,16 @@ class TestAuto:
         assert fastcorr.plan(fastcorr.correlate, x, k).method == "separable"
         assert same_bits(fastcorr.correlate(x, k), fastcorr.correlate(x, k, method="direct"))
 
+    @pytest.mark.parametrize("dtype", ["int64", "uint64"])
+    def test_integers_beyond_those_of_a_double_are_exact(self, dtype):
+        """The factors are found in doubles, which would round these samples to a kernel of rank one."""
+        rng = np.random.default_rng(3)
+        x, k = whole(rng, (300, 310), dtype), np.full((9, 11), 2**62, dtype)
+        k[3, 4] += 1
+        assert same_bits(fastcorr.correlate(x, k), fastcorr.correlate(x, k, method="direct"))
+        with pytest.raises(ValueError, match="separable"):
+            fastcorr.correlate(x, k, method="separable")
+
     @pytest.mark.parametrize("level", LEVELS)
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("dtype", FLOATS)

@@ -54,6 +54,7 @@ cdef enum:
 
 cdef Py_ssize_t RING_BYTES = 192 << 10     # per thread, beside lines in a 512 kB L2 cache; not tuned
 cdef Py_ssize_t LEAST_STRIP = 64           # lanes: 768 kB for the tallest kernels (SEPARABLE_SPAN of tuning.py)
+cdef double BEYOND = 2. ** 53              # whole numbers from here on, a double may round
 cdef double UNIT_WORK = 8e6                # multiply-adds per unit, so that threads share evenly
 
 
@@ -743,6 +744,7 @@ cdef class Separable:
         cdef real* value = <real*>malloc(size * (sizeof(real) + sizeof(double)))
         cdef double* sample
         cdef double d
+        cdef bint lost = False
         cdef int i, terms
         if value == NULL:
             raise MemoryError()
@@ -761,7 +763,10 @@ cdef class Separable:
                     for b in range(job.lane.k):
                         d = <double>value[size - 1 - at - b if self.flip else at + b]
                         sample[(o * job.row.k + a) * job.lane.k + b] = d
-            terms = factor_whole(sample, job.others, job.row.k, job.lane.k, <real*>cnp.PyArray_DATA(packed))
+                        lost = lost or (<real>0.5 == 0 and fabs(d) >= BEYOND)
+            terms = 0
+            if not lost:
+                terms = factor_whole(sample, job.others, job.row.k, job.lane.k, <real*>cnp.PyArray_DATA(packed))
             if terms == 0 and not exact:
                 terms = factor_near(
                     sample, job.others, job.row.k, job.lane.k, most if job.others == 1 else 1,
