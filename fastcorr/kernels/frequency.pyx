@@ -22,7 +22,7 @@ CALLER MUST give canonical arrays, `w` C-contiguous and of this build's type, an
             not overlap the others.
 """
 
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 cimport numpy as cnp
 
@@ -195,7 +195,7 @@ cdef void run_item(const void* given, Py_ssize_t item, void* scratch) noexcept n
     cdef Phase phase = (<const Phased*>given).phase
     cdef real* reals = (<Scratch*>scratch).reals
     cdef const Tile* t = job.tile
-    cdef Py_ssize_t both = 2 * t.plane, channel, unit, out, begin, channels = job.ins
+    cdef Py_ssize_t both = 2 * t.plane, channel, unit, out, begin, which, channels = job.ins
     cdef real* to
     if phase == SPECTRA:
         to = job.spectra + item * both
@@ -212,6 +212,7 @@ cdef void run_item(const void* given, Py_ssize_t item, void* scratch) noexcept n
         unit = job.begin + item // channels
         channel = item % channels
         to = job.data + item * both
+        memset(to, 0, both * sizeof(real))  # what lies between rows is transformed as well
         if channel < job.ins:
             fetch_tile(job, job.axis, &job.x, unit, job.first_in + channel, job.fill, to)
         else:
@@ -234,6 +235,12 @@ cdef void run_item(const void* given, Py_ssize_t item, void* scratch) noexcept n
         begin = item % pieces_of(job)
         item //= pieces_of(job)
         out, channel = item // job.ins, item % job.ins
+        if job.begin == 0:
+            for which in range(2):
+                memset(
+                    job.spectra + item * both + which * t.plane + begin * PIECE, 0,
+                    (min((begin + 1) * PIECE, t.plane) - begin * PIECE) * sizeof(real),
+                )
         add_products(
             True, job.end - job.begin, job.data + channel * both, channels * both,
             job.data + (job.ins + job.first_out - job.ahead_from + out) * both, channels * both, t.plane,
@@ -408,7 +415,7 @@ cdef class Frequency:
         channels = most_ins + job.ahead
         round_ = job.units if whole else min(job.units, max(<Py_ssize_t>1, DATA_BYTES // (each * channels)))
         tiles = most_outs * most_ins + round_ * channels
-        cdef char* block = <char*>calloc(tiles * each + LINE, 1)
+        cdef char* block = <char*>malloc(tiles * each + LINE)  # each thread clears what it fills
         if block == NULL:
             raise MemoryError("no scratch memory for the tiles")
         job.spectra = <real*>((<size_t>block + LINE - 1) // LINE * LINE)
@@ -434,9 +441,7 @@ cdef class Frequency:
     cdef int run_part(self, Job* job, Py_ssize_t round_, bint fetched, int threads) except -1:
         """All tiles for some channels; `fetched`: they are in `data` already."""
         cdef Py_ssize_t pairs = job.ins * job.outs, units
-        if job.weights:
-            memset(job.spectra, 0, pairs * 2 * job.tile.plane * sizeof(real))
-        else:
+        if not job.weights:
             self.run_phase(job, SPECTRA, pairs, 0.5 * self.seconds, threads)
         job.begin = 0
         while job.begin < job.units:
