@@ -7,12 +7,14 @@ from cython.parallel cimport prange
 cdef extern from *:
     """
     #define SLAB_SECONDS 0.01
+    #define LOOK_SECONDS 5e-5
     #define LATE_SECONDS 0.002
     #define ALONE_SECONDS 0.05
     static void* NO_BLOCK = NULL;
     static double alone_until[1];
     """
     const double SLAB_SECONDS   # between two looks at Ctrl-C
+    const double LOOK_SECONDS   # between two at the clock, at least
     const double LATE_SECONDS   # a thread that comes so late had no processor
     const double ALONE_SECONDS  # then calls go without for so long
     double* alone_until         # in this module
@@ -64,16 +66,27 @@ cdef inline void* cut(char** rest, Py_ssize_t bytes) noexcept nogil:
 
 
 cdef inline void take_units(Team* team, void* scratch) noexcept nogil:
-    """Run units that nobody has taken, until it is time to look up."""
-    cdef Py_ssize_t unit, to
+    """Run units that nobody has taken, until it is time to look up.
+
+    A look at the clock after each unit made layers with units of 2 us take 3 % longer: one in 50 us is enough.
+    """
+    cdef Py_ssize_t unit, to, grabs = 0, looks = 1
+    cdef double last = team.until - SLAB_SECONDS, now
     while True:
         unit = atomic_add(&team.next, team.grab)
         to = min(unit + team.grab, team.end)
         while unit < to:
             team.run_unit(team.job, unit, scratch)
             unit += 1
-        if to == team.end or monotonic() > team.until:
+        if to == team.end:
             return
+        grabs += 1
+        if grabs >= looks:
+            now = monotonic()
+            if now > team.until:
+                return
+            looks = min(2 * looks, <Py_ssize_t>16) if now - last < LOOK_SECONDS else 1
+            last, grabs = now, 0
 
 
 cdef inline void join_team(Team* team, int threads, int member, void* scratch) noexcept nogil:
