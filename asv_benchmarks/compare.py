@@ -35,6 +35,7 @@ from tqdm import tqdm
 LEVELS = ("fastcorr@x86_64_v3", "fastcorr@x86_64_v4")  # fastcorr with FASTCORR_ISA set
 ONLY = {
     "copy": ("fastcorr", "opencv"),
+    "separable": ("fastcorr", "opencv", "scipy.ndimage"),
     "large": ("fastcorr", "numpy", "opencv", "scipy.oaconvolve", *LARGE),
     "dtypes": ("fastcorr",),
     "incache": LEVELS,

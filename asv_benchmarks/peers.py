@@ -10,7 +10,7 @@ import os
 import pickle
 import sys
 from contextlib import ExitStack
-from functools import partial
+from functools import partial, reduce
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
@@ -52,6 +52,8 @@ def opencv(work, threads):
     x, k = work.arrays()
     border = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}[work.boundary]
     options = {"dst": np.empty(work.shape, work.dtype)} if work.out else {}
+    if work.group == "separable":
+        return partial(cv2.sepFilter2D, x, -1, *reversed(work.factors()), borderType=border)
     return partial(cv2.filter2D, x, -1, k, borderType=border, **options)
 
 
@@ -63,6 +65,9 @@ def scipy_ndimage(work, threads):
     if work.out:
         options["output"] = np.empty(work.shape, work.dtype)
     correlate = ndimage.correlate1d if x.ndim == 1 else ndimage.correlate
+    if work.group == "separable":
+        steps = list(enumerate(work.factors()))
+        return lambda: reduce(lambda y, step: ndimage.correlate1d(y, step[1], step[0], **options), steps, x)
     if work.mode == "same":
         return partial(correlate, x, k, **options)
     inner = tuple(slice(m // 2, m // 2 + n) for m, n in zip(k.shape, work.shape, strict=True))
@@ -168,27 +173,6 @@ def onnxruntime(work, threads):
     return call
 
 
-def opencv_separable(work, threads):
-    import cv2
-
-    need(len(work.x) == 2, "pictures only")
-    cv2.setNumThreads(threads)
-    return partial(cv2.sepFilter2D, work.arrays()[0], -1, *reversed(work.factors()), borderType=cv2.BORDER_REFLECT_101)
-
-
-def scipy_separable(work, threads):
-    from scipy import ndimage
-
-    def call():
-        y = x
-        for axis, k in enumerate(work.factors()):
-            y = ndimage.correlate1d(y, k, axis, mode="mirror")
-        return y
-
-    x = work.arrays()[0]
-    return call
-
-
 def opencv_search(work, threads):
     import cv2
 
@@ -223,7 +207,6 @@ LAYERS = {
     "torch.channels_last": partial(torch_layer, layout="channels_last"),
     "onnxruntime": onnxruntime,
 }
-SEPARABLES = {"fastcorr": fastcorr, "opencv": opencv_separable, "scipy.ndimage": scipy_separable}
 SEARCHES = {"fastcorr": fastcorr, "opencv": opencv_search, "skimage": skimage_search}
 PEERS = tuple(SIGNALS | LARGE | LAYERS | SEARCHES)
 MODULES = {  # where the name of the module differs
@@ -241,7 +224,7 @@ def able(work):
     """{name: function} of the peers for this kind of work."""
     if work.function != "correlate":
         return SEARCHES if work.function == "match_template" else LAYERS
-    return {"large": SIGNALS | LARGE, "separable": SEPARABLES}.get(work.group, SIGNALS)
+    return SIGNALS | LARGE if work.group == "large" else SIGNALS
 
 
 def look(work, result):
