@@ -30,9 +30,9 @@ from .line cimport CONSTANT, Format, format_of, real_type
 from .overlap cimport (
     Axis, Block, Kernel, axis_of, cut_into_blocks, deliver, fetch, find_block, over_points, spread,
 )
-from .team cimport run_units, take_block
+from .team cimport LINE, cut, run_units, take_block
 from .tile cimport LANES, local_vec, real, vec, vec_load
-from .transform cimport LINE, MAX_AXES, ONLY_BACK, ONLY_THERE, Tile, behind, set_tile
+from .transform cimport MAX_AXES, ONLY_BACK, ONLY_THERE, Tile, behind, set_tile
 
 cnp.import_array()
 
@@ -181,12 +181,13 @@ cdef void* scratch_new(const void* given) noexcept nogil:
         reals = phased.job.axis[t.rank - 1].k
     elif phased.phase == OUTPUTS:
         reals = 2 * t.plane
-    cdef void* block = take_block(2 * LINE + reals * sizeof(real))
+    cdef void* block = take_block(sizeof(Scratch) + reals * sizeof(real) + 2 * LINE)
     if block == NULL:
         return NULL
-    cdef Scratch* s = <Scratch*>((<size_t>block + LINE - 1) // LINE * LINE)
+    cdef char* rest = <char*>block
+    cdef Scratch* s = <Scratch*>cut(&rest, sizeof(Scratch))
     s.block = block
-    s.reals = <real*>(<char*>s + LINE)
+    s.reals = <real*>cut(&rest, reals * sizeof(real))
     return s
 
 

@@ -35,10 +35,10 @@ from .line cimport CONSTANT, Format, format_of
 from .overlap cimport (
     Axis, Block, Kernel, axis_of, cut_into_blocks, deliver, fetch, find_block, over_points, spread,
 )
-from .team cimport SLAB_SECONDS, no_scratch, run_units, take_block
+from .team cimport LINE, SLAB_SECONDS, cut, no_scratch, run_units, take_block
 from .tile cimport LANES, real
 from .transform cimport (
-    LINE, MAX_AXES, ONLY_THERE, THERE_AND_BACK, Line, Tile, behind, column_ranges, columns_of, factor, inner, parts_of,
+    MAX_AXES, ONLY_THERE, THERE_AND_BACK, Line, Tile, behind, column_ranges, columns_of, factor, inner, parts_of,
     set_tile, split_stages,
 )
 
@@ -229,14 +229,13 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     cdef const Job* job = <const Job*>given
     cdef Py_ssize_t both = 2 * job.tile.plane, line = job.axis[job.tile.rank - 1].k if job.spectra == NULL else 0
     cdef Py_ssize_t reals = both + line + (both if job.spectra == NULL else 0)
-    cdef Py_ssize_t head = (sizeof(Scratch) + LINE - 1) // LINE * LINE
-    cdef void* block = take_block(LINE + head + reals * sizeof(real))
+    cdef void* block = take_block(sizeof(Scratch) + reals * sizeof(real) + 2 * LINE)
     if block == NULL:
         return NULL
-    cdef char* p = <char*>((<size_t>block + LINE - 1) // LINE * LINE)
-    cdef Scratch* s = <Scratch*>p
+    cdef char* rest = <char*>block
+    cdef Scratch* s = <Scratch*>cut(&rest, sizeof(Scratch))
     s.block = block
-    s.planes = <real*>(p + head)
+    s.planes = <real*>cut(&rest, reals * sizeof(real))
     s.spectrum = s.planes + both
     s.line = s.planes + reals - line
     s.kernel = -1

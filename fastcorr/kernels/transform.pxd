@@ -11,12 +11,12 @@ from libc.math cimport cos, sin
 from libc.stdlib cimport free, malloc
 
 from .butterfly cimport LANES_EACH, MAX_RADIX, NO_TURN, ONE_EACH, across_lanes, butterflies, turn_lanes
+from .team cimport LINE
 from .tile cimport LANES, real
 
 cdef enum:
     MAX_AXES = 64       # numpy's limit
     MAX_STAGES = 40
-    LINE = 64           # bytes of a cache line
     MANY_ROOTS = 4096   # more roots of unity than this are products of two
     COLUMN_BYTES = 24 << 10    # of one range of columns, both planes: in a 32 kB L1
     LEAF_BYTES = 16 << 10      # of a block of a long last axis that goes there and back in one go

@@ -42,7 +42,7 @@ cimport numpy as cnp
 import numpy as np
 
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, load, real_type, store
-from .team cimport run_units, take_block
+from .team cimport LINE, run_units, take_block
 from .tile cimport (
     CHUNK, LANES, MAX_ROWS, always_inline_void, ceil_div, eager_void, local_vec, real, tile_apart,
     tile_vectors, turn, vec, vec_load, vec_part,
@@ -59,7 +59,6 @@ cdef enum:
     WIDTH = VECTORS * LANES            # lanes of a tile
     POINTS = 16                        # of the transform of 2 x 2 outputs
     MOST_RUN = 64                      # kernel positions that leave together
-    LINE = 64                          # bytes between what would fall into the same set of the cache
 
 # Bytes per thread, together most of a 1 MB L2; PARTIAL_BYTES are for all threads. By points, half or twice of each
 # number was up to 10 % slower in one of four layers (Zen 3, float32, 512 kB L2, busy machine).

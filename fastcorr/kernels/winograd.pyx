@@ -38,7 +38,7 @@ import numpy as np
 
 from .line cimport Format, all_finite, copy_line, extend, format_of, gather, real_type, store, transpose
 from .panel cimport Axis, find_place, image_start
-from .team cimport run_units, take_block
+from .team cimport LINE, run_units, take_block
 from .tile cimport (
     CHUNK, LANES, MAX_ROWS, always_inline_void, ceil_div, local_vec, most_rows, most_vectors, real, tile, tile_vectors,
     vec, vec_load, vec_lower, vec_part, vec_upper,
@@ -56,7 +56,6 @@ cdef enum:
     TAPS = 9
     RUN = 8                            # images whose kernels are transformed at a time, if they follow each other
     AHEAD = 4                          # images whose kernels are asked for before, if they do not
-    LINE = 64                          # bytes between what would fall into the same set of the cache
 
 # Per thread, in a 512 kB L2; half or twice of each takes up to 5 % longer.
 cdef Py_ssize_t POINT_BYTES = 24 << 10     # samples of one point of a block: in a 32 kB L1 beside weights and sums
@@ -465,7 +464,7 @@ cdef void lay_out(Job* job, int threads) noexcept:
     """Blocks of tiles and of output channels. None of them changes a bit."""
     cdef Axis* line = &job.axis[job.naxes - 2]
     cdef Axis* lane = &job.axis[job.naxes - 1]
-    cdef Py_ssize_t vectors, most, pad = LINE // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t vectors, most, pad = LINE // <Py_ssize_t>sizeof(real)  # points on different sets of the cache
     job.features = max(<Py_ssize_t>LANES, <Py_ssize_t>4)
     job.feature_blocks = ceil_div(job.rows, job.features)
     job.u_point = job.images * job.features + pad
