@@ -15,7 +15,7 @@ cdef extern from *:
     """
     const double SLAB_SECONDS   # between two looks at Ctrl-C
     const double LOOK_SECONDS   # between two at the clock, at least
-    const double LATE_SECONDS   # a thread that comes so late had no processor
+    const double LATE_SECONDS   # a shorter wait for another thread is none
     const double ALONE_SECONDS  # then calls go without for so long
     double* alone_until         # in this module
     void* NO_BLOCK
@@ -38,9 +38,7 @@ cdef struct Team:
     new_scratch scratch_new
     run_one run_unit
     double until                           # then all look up
-    Py_ssize_t came                        # threads
-    double left                            # when the calling thread had nothing more to do
-    bint missed                            # whether others had not come by then
+    double worked                          # seconds, by the calling thread
 
 
 cdef inline void scratch_free(void* scratch) noexcept nogil:
@@ -89,13 +87,13 @@ cdef inline void take_units(Team* team, void* scratch) noexcept nogil:
             last, grabs = now, 0
 
 
-cdef inline void join_team(Team* team, int threads, int member, void* scratch) noexcept nogil:
+cdef inline void join_team(Team* team, int member, void* scratch) noexcept nogil:
     """What one thread of a region does; `scratch` is that of member 0, who called. Who comes late begins nothing."""
-    atomic_add(&team.came, 1)
+    cdef double begin
     if member == 0:
+        begin = monotonic()
         take_units(team, scratch)
-        team.left = monotonic()
-        team.missed = atomic_add(&team.came, 0) < threads
+        team.worked = monotonic() - begin
     elif atomic_add(&team.next, 0) < team.end and monotonic() < team.until:
         scratch = team.scratch_new(team.job)
         if scratch != NULL:  # else the others do its part
@@ -104,18 +102,19 @@ cdef inline void join_team(Team* team, int threads, int member, void* scratch) n
 
 
 cdef inline void run_region(Team* team, int threads, void* scratch) noexcept nogil:
-    """One parallel region. It ends when all have come and gone: OpenMP has no other end.
+    """One parallel region. It begins when all have left the last one, and ends when all have come and gone.
 
-    Beside a busy process that may take as long as a slice of the scheduler, 4 ms and more, for work of one. So after a
-    region that waited for a thread without a processor, calls go without for a while.
+    Beside a busy process that may take slices of the scheduler, 4 ms and more each, for work of one. What another
+    thread still had to do was one grab, which takes less than all that the calling thread did: after a wait twice as
+    long as that, for a thread without a processor, calls go without for a while.
     """
     cdef int member
-    cdef double now
-    team.came = 0
+    cdef double begin = team.until - SLAB_SECONDS, now, waited
     for member in prange(threads, schedule="static", chunksize=1, num_threads=threads):
-        join_team(team, threads, member, scratch)
+        join_team(team, member, scratch)
     now = monotonic()
-    if team.missed and now - team.left > LATE_SECONDS:
+    waited = now - begin - team.worked
+    if waited > max(LATE_SECONDS, 2 * team.worked):
         alone_until[0] = now + ALONE_SECONDS
 
 
@@ -126,7 +125,7 @@ cdef inline int run_units(
 
     One thread opens no parallel region: there is no pool to wake.
     """
-    cdef Team team = Team(job, 0, units, grab, scratch_new, run_unit, 0, 0, 0, False)
+    cdef Team team = Team(job, 0, units, grab, scratch_new, run_unit, 0, 0)
     cdef void* scratch = scratch_new(job)
     if scratch == NULL:
         raise MemoryError("no scratch memory for the kernel")
