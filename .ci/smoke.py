@@ -17,7 +17,7 @@ import numpy as np
 
 import fastcorr
 
-EXTRAS = ("dask", "torch")  # modules that need more than NumPy
+EXTRAS = ("blocks", "dask", "torch")  # modules that need more than NumPy
 
 
 def check_installation():
