@@ -7,6 +7,7 @@ a Plan that runs: cast what must be cast, allocate, choose threads, go. `LayerRu
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.long cimport PyLong_AsLongLongAndOverflow
+from libc.math cimport fabs
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy
 cimport numpy as cnp
@@ -85,6 +86,8 @@ cdef class Runner:
         if out is None:
             return y
         if y is not out:
+            if cnp.PyArray_ISINTEGER(<cnp.ndarray>out) and self.out_type == cnp.NPY_FLOAT64:
+                y = truncated(y, out.dtype)
             cnp.PyArray_CopyInto(out, y)
         return out
 
@@ -116,6 +119,63 @@ cdef class Runner:
         ):
             return y
         return cnp.PyArray_EMPTY(self.ndim, self.shape, self.out_type, 0)
+
+
+ctypedef fused whole:
+    cnp.npy_int8
+    cnp.npy_int16
+    cnp.npy_int32
+    cnp.npy_int64
+    cnp.npy_uint8
+    cnp.npy_uint16
+    cnp.npy_uint32
+    cnp.npy_uint64
+
+
+cdef void _truncate(const double* v, whole* to, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef double value
+    for i in range(n):
+        value = v[i]
+        if sizeof(whole) < 4 or whole is cnp.npy_int32:
+            to[i] = <whole><cnp.npy_int32>(value if fabs(value) < 2.0**31 else -2.0**31)
+        else:
+            if whole is cnp.npy_uint64 and value >= 2.0**63:
+                value -= 2.0**64
+            to[i] = <whole><int64_t>(value if fabs(value) < 2.0**63 else -2.0**63)
+
+
+def truncated(cnp.ndarray y not None, dtype):
+    """Float64 `y`, C-contiguous, toward zero in the integer `dtype`, native.
+
+    By way of int32 or, to types with more values, of int64: what these have no value for becomes their least, as x86
+    does it. NumPy's cast warns of that, and a block that keeps it quiet takes as long as a small correlation.
+    """
+    cdef int type = dtype.num
+    cdef cnp.ndarray a = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(y), cnp.PyArray_DIMS(y), type, 0)
+    cdef const double* v = <const double*>cnp.PyArray_DATA(y)
+    cdef void* to = cnp.PyArray_DATA(a)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(y)
+    cdef int size = cnp.PyArray_ITEMSIZE(a)
+    with nogil:
+        if cnp.PyTypeNum_ISUNSIGNED(type):
+            if size == 1:
+                _truncate(v, <cnp.npy_uint8*>to, n)
+            elif size == 2:
+                _truncate(v, <cnp.npy_uint16*>to, n)
+            elif size == 4:
+                _truncate(v, <cnp.npy_uint32*>to, n)
+            else:
+                _truncate(v, <cnp.npy_uint64*>to, n)
+        elif size == 1:
+            _truncate(v, <cnp.npy_int8*>to, n)
+        elif size == 2:
+            _truncate(v, <cnp.npy_int16*>to, n)
+        elif size == 4:
+            _truncate(v, <cnp.npy_int32*>to, n)
+        else:
+            _truncate(v, <cnp.npy_int64*>to, n)
+    return a
 
 
 cdef bint _overlap(cnp.ndarray a, cnp.ndarray b):

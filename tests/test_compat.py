@@ -3,6 +3,7 @@ whole numbers; errors of the same type. Differences that are meant have a test o
 """
 
 import importlib
+import warnings
 
 import numpy as np
 import pytest
@@ -324,6 +325,25 @@ class TestNdimage:
                     np.testing.assert_array_equal(given, want)
         y = x.copy()
         np.testing.assert_array_equal(ndimage.laplace(y, y), ndimage.laplace(x))
+
+    @pytest.mark.parametrize("dtype", INTEGERS)
+    def test_results_become_integers_toward_zero(self, dtype):
+        """Modulo their length what int32 or, to types with more values, int64 holds; never with a warning."""
+
+        def wrapped(values):
+            return np.array([int(v) % 2**64 for v in values], np.uint64).astype(dtype)
+
+        last = 2.0 ** (31 if dtype in INTEGERS[:5] else 63)
+        x = np.array([0.9, -0.9, 99.5, -99.5, last - 1024, 1024 - last, -last, last / 2])
+        none = np.array([np.nan, np.inf, -np.inf, 1e300, -1e300])
+        big = np.zeros(8, np.dtype(dtype).newbyteorder())
+        with warnings.catch_warnings(action="error"):
+            for output in (dtype, np.zeros(8, dtype), np.zeros(16, dtype)[::2], big):
+                np.testing.assert_array_equal(ndimage.correlate1d(x, [1.0], output=output), wrapped(x))
+            np.testing.assert_array_equal(ndimage.correlate1d(none, [1.0], output=dtype), wrapped([-last] * 5))
+        top = np.array([2.0**64 - 2048, 2.0**63])
+        if dtype == "uint64":
+            np.testing.assert_array_equal(ndimage.correlate1d(top, [1.0], output=dtype), wrapped(top))
 
     def test_more_dtypes_than_scipy(self):
         x = np.arange(6)

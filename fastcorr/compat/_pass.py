@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._call import call
+from .._call import call, truncated
 from ..threads import get_num_threads
 
 _BOUNDARIES = {
@@ -34,7 +34,6 @@ class Pass(NamedTuple):
     most: float  # as many samples at once
     along: int | None  # the axis to cut into slabs where more than the cache holds are converted
     dtype: np.dtype[Any]  # of the output
-    rounded: bool  # to that dtype, of integers, from an array of its own
     stored: bool  # as that dtype, of floats: into an array that exists
 
 
@@ -88,12 +87,12 @@ def _settled(
     if not exact:
         weights = np.dtype(np.complex128 if w.kind == "c" else np.float64)
     rounded = y.kind in "iu" and not exact
-    way = _to_bool if y.kind == "b" else _quietly if rounded or computed.char in "gG" else _core
+    way = _to_bool if y.kind == "b" else _quietly if computed.char in "gG" else _truncated if rounded else _core
     along = next((a for a in range(ndim if rounded else ndim - 1) if a not in axes), None)
     most = 0 if x == computed or computed.char not in "dD" or ndim - 1 in axes else _CACHED
     along = along if rounded or most else None
-    stored = y != computed and not rounded and y.kind != "b"
-    return Pass(way, options, weights, computed, most, along, y, rounded, stored)
+    stored = (y != computed and way in (_core, _quietly)) or not y.isnative
+    return Pass(way, options, weights, computed, most, along, y, stored)
 
 
 def _to_bool(
@@ -107,12 +106,18 @@ def _core(
     face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[Any] | None, how: Pass
 ) -> NDArray[Any]:
     """The core's result, in `output` or an array of its own."""
-    if output is None and how.rounded:
-        return call(face, input, weights, None, how.options).astype(how.dtype)
     return call(face, input, weights, output, how.options, True)
 
 
-# Where NumPy casts to integers or computes: without a warning of what has no value there. A block takes twice as long.
+def _truncated(
+    face: str, input: NDArray[Any], weights: NDArray[Any], output: NDArray[Any] | None, how: Pass
+) -> NDArray[Any]:
+    """The core's result in float64 as integers."""
+    y = call(face, input, weights, output, how.options, True)
+    return truncated(y, how.dtype) if output is None else y
+
+
+# Where NumPy computes or casts: without a warning of what has no value there.
 _quietly = np.errstate(invalid="ignore")(_core)
 
 
