@@ -204,20 +204,25 @@ cdef void locate_lines(const Job* job, const Py_ssize_t* position, Scratch* s) n
     Its slot follows from where it lies in the window along each of them: as the window moves on by a few samples, lines
     that stay inside keep their slots.
     """
-    cdef Py_ssize_t line, rest, at, sum, slot
+    cdef Py_ssize_t line, part, rest, at, sum, slot
     cdef const Axis* axis
     cdef int i
     s.outside = False
     for line in range(job.lines):
-        rest = line % job.part_lines
-        sum = line // job.part_lines * job.xpart
-        slot = line // job.part_lines
+        part = line >= job.part_lines
+        rest = line - part * job.part_lines
+        sum = part * job.xpart
+        slot = part
         for i in range(job.nother - 1, -1, -1):
             axis = &job.other[i]
-            at = axis.s * position[i] + axis.d * (rest % axis.k)
-            slot = slot * window(axis) + at % window(axis)
+            at = rest
+            if i > 0:  # no division but where it must be: they take as long as the sums of a narrow column
+                rest = at // axis.k
+                at -= rest * axis.k
+            at = axis.s * position[i] + axis.d * at
+            if job.lasting:
+                slot = slot * window(axis) + at % window(axis)
             at = extend(at - axis.lo, axis.n, axis.rule)
-            rest //= axis.k
             if at < 0:
                 sum = OUTSIDE
                 s.outside = True
