@@ -207,11 +207,12 @@ def test_slices_one_after_the_other(dtype, level):
 @pytest.mark.parametrize("groups", [1, 32])
 @pytest.mark.parametrize("layout", ["F", "reversed", "strided", "misaligned", "swapped"])
 @pytest.mark.parametrize(("local", "batch"), [(False, 2), (True, 2), (True, 19)])
-def test_layouts(local, batch, layout, groups):
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_layouts(dtype, local, batch, layout, groups):
     shapes = (batch, 6, 12, 13), (9, 6, 3, 4)
     if groups > 1:
         shapes = (batch, groups, 12, 23), (groups, 1, 3, 4)
-    form = shared(*shapes, padding=1, stride=2, local=local, groups=groups)
+    form = shared(*shapes, dtype, padding=1, stride=2, local=local, groups=groups)
     for result in RESULTS:
         one = replace(form, result=result)
         a, b, _ = operands(one)

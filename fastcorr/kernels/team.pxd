@@ -118,6 +118,11 @@ cdef inline void run_region(Team* team, int threads, void* scratch) noexcept nog
         alone_until[0] = now + ALONE_SECONDS
 
 
+cdef inline bint uneven(Py_ssize_t units, int threads) noexcept nogil:
+    """Whether so many equal units leave threads idle for more than a tenth of the time."""
+    return 10 * ((units + threads - 1) // threads * threads) > 11 * units
+
+
 cdef inline int run_units(
     const void* job, Py_ssize_t units, Py_ssize_t grab, int threads, new_scratch scratch_new, run_one run_unit
 ) except -1:

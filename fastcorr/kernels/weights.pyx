@@ -42,7 +42,7 @@ cimport numpy as cnp
 import numpy as np
 
 from .line cimport CONSTANT, Format, copy_line, extend, format_of, gather, load, real_type, store
-from .team cimport LINE, run_units, take_block
+from .team cimport LINE, run_units, take_block, uneven
 from .tile cimport (
     CHUNK, LANES, MAX_ROWS, always_inline_void, ceil_div, eager_void, local_vec, real, tile_apart,
     tile_vectors, turn, vec, vec_load, vec_part,
@@ -59,6 +59,7 @@ cdef enum:
     WIDTH = VECTORS * LANES            # lanes of a tile
     POINTS = 16                        # of the transform of 2 x 2 outputs
     MOST_RUN = 64                      # kernel positions that leave together
+    MOST_GATHERED = 512                # samples of short lines that are gathered together, of LANES channels
 
 # Bytes per thread, together most of a 1 MB L2; PARTIAL_BYTES are for all threads. By points, half or twice of each
 # number was up to 10 % slower in one of four layers (Zen 3, float32, 512 kB L2, busy machine).
@@ -162,39 +163,49 @@ cdef void gather_place(
     const Job* job, const Unit* u, const char* x, Py_ssize_t place, Py_ssize_t line0, Py_ssize_t lines,
     Py_ssize_t lane0, Py_ssize_t width, Scratch* s,
 ) noexcept nogil:
-    """One place of the panel under a patch: one line of one channel at a time. x NULL: nothing but fill."""
+    """One place of the panel under a patch, channel by channel; lines that follow each other in x and in the panel are
+    one. x NULL: nothing but fill."""
     cdef const Axis* line = &job.axis[job.naxes - 2]
     cdef const Axis* lane = &job.axis[job.naxes - 1]
     cdef Py_ssize_t count = extent(lane, width, u.b1 - u.b0), channels = u.c1 - u.c0
-    cdef Py_ssize_t i, c, v, at, row, first, pitch, block, n, wide = ceil_div(job.columns, LANES) * LANES
+    cdef Py_ssize_t begin = lane.s * lane0 + lane.d * u.b0 - lane.lo, step = line.s if line.spread else 1
+    cdef Py_ssize_t i = 0, c, v, at, row, first, pitch, block, n, run, wide, together = 1
     cdef real* to
-    for i in range(extent(line, lines, u.a1 - u.a0)):
+    if not job.turned and begin == 0 and count == lane.n == job.columns and step == 1 and line.x == lane.n * lane.x:
+        together = max(1, MOST_GATHERED // count)
+    while i < extent(line, lines, u.a1 - u.a0):
         row = place * job.lines + i
-        at = -1
+        at, run = -1, 1
         if x != NULL:
-            at = line.s * line0 + line.d * u.a0 + i * (line.s if line.spread else 1) - line.lo
+            at = line.s * line0 + line.d * u.a0 + i * step - line.lo
+            if 0 <= at < line.n:
+                run = min(together, min(extent(line, lines, u.a1 - u.a0) - i, line.n - at))
             at = extend(at, line.n, line.rule)
+        n = count * run
+        wide = ceil_div(n, LANES) * LANES
         # Last block of channels first: the next one covers what is transposed too much.
         for block in range(ceil_div(channels, LANES) - 1, -1, -1):
-            n = min(<Py_ssize_t>LANES, channels - block * LANES)
-            for c in range(n):
+            for c in range(min(<Py_ssize_t>LANES, channels - block * LANES)):
                 to = s.line + c * wide
                 if job.turned:
                     to = s.panel + (row * channels + block * LANES + c) * job.columns
                 if at < 0:
-                    for v in range(count):
+                    for v in range(n):
                         to[v] = job.fill
                     continue
                 gather(
-                    &job.x_format, x + at * line.x + (u.c0 + block * LANES + c) * job.x_channel, to, count,
-                    lane.s * lane0 + lane.d * u.b0 - lane.lo, lane.s if lane.spread else 1, lane.n, lane.x, lane.rule,
-                    job.fill,
+                    &job.x_format, x + at * line.x + (u.c0 + block * LANES + c) * job.x_channel, to, n, begin,
+                    lane.s if lane.spread else 1, lane.n * run, lane.x, lane.rule, job.fill,
                 )
             first = block * LANES // job.strip
             pitch = min(job.strip, channels - first * job.strip)
             to = s.panel + first * job.area + row * job.columns * pitch + block * LANES - first * job.strip
-            for v in range(0 if job.turned else ceil_div(count, LANES)):
-                turn(s.line + v * LANES, wide, n, LANES, to + v * LANES * pitch, pitch)
+            for v in range(0 if job.turned else ceil_div(n, LANES)):
+                turn(
+                    s.line + v * LANES, wide, min(<Py_ssize_t>LANES, channels - block * LANES), LANES,
+                    to + v * LANES * pitch, pitch,
+                )
+        i += run
 
 
 cdef void load_place(
@@ -214,6 +225,9 @@ cdef void load_place(
                 s.weight[t] = (from_g + i * line.g + j * lane.g) // <Py_ssize_t>sizeof(real)
             t += 1
     t -= lines * width
+    if width == lane.m and line.g == width * lane.g:  # lines that follow each other are one
+        width *= lines
+        lines = 1
     for r in range(0 if job.in_place else u.r1 - u.r0):
         for i in range(lines):
             load(
@@ -622,6 +636,7 @@ cdef void* scratch_new(const void* given) noexcept nogil:
     # Lanes past the last are read, and turned.
     cdef Py_ssize_t panel = ceil_div(job.channel_block, job.strip) * job.area + WIDTH
     cdef Py_ssize_t line = LANES * max(<Py_ssize_t>(3 * LANES + MOST_RUN), max(job.columns, job.patch_width) + LANES)
+    line = max(line, <Py_ssize_t>(LANES * MOST_GATHERED))
     cdef Py_ssize_t tables = (CHUNK + 2 * taps) * <Py_ssize_t>sizeof(Py_ssize_t)
     if job.turned:
         packed = job.lanes // (job.vectors * LANES) * turned_size(job)
@@ -731,7 +746,7 @@ cdef void lay_out(Job* job, int threads) noexcept:
     else:
         job.lanes = ceil_div(job.width, WIDTH) * WIDTH
         room = SUMS_BYTES // (MAX_ROWS * job.parts * job.lanes * <Py_ssize_t>sizeof(real))
-        groups = max(1, min(room // max(1, min(line.k, room)), MOST_ROWS // MAX_ROWS))
+        groups = max(1, min(room // max(1, min(line.k, room)), ceil_div(MOST_ROWS, MAX_ROWS)))
     if job.by_points:
         job.lanes += WIDTH  # whole vectors of channels are written for each kernel position
         room, groups = line.k, ceil_div(POINT_ROWS, MAX_ROWS)
@@ -768,8 +783,8 @@ cdef void lay_out(Job* job, int threads) noexcept:
     job.b_blocks = ceil_div(lane.k, job.b_block)
     job.a_blocks = ceil_div(line.k, job.a_block)
     i = job.slices * job.groups * job.kernels * job.a_blocks * job.b_blocks * job.channel_blocks
-    if threads > 1 and i < 4 * threads:
-        groups = min(groups, max(1, ceil_div(job.rows, step) * i // (4 * threads)))
+    while groups > 1 and uneven(i * ceil_div(ceil_div(job.rows, step), groups), threads):
+        groups -= 1
     job.row_block = min(job.rows, groups * step)
     job.row_block = ceil_div(job.rows, ceil_div(job.rows, job.row_block))
     job.row_blocks = ceil_div(job.rows, job.row_block)
