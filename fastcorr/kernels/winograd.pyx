@@ -484,9 +484,9 @@ cdef void lay_out(Job* job, int threads) noexcept:
         most = max(<Py_ssize_t>1, U_BYTES // (job.groups * job.u_block * <Py_ssize_t>sizeof(real)))
         job.slab = ceil_div(job.slab, ceil_div(job.slab, most))
     job.row_block = job.slab
-    most = 4 * threads                 # units wanted
-    if threads > 1 and job.groups * job.blocks < most:
-        job.row_block = max(<Py_ssize_t>1, job.slab * job.groups * job.blocks // most)
+    most = job.groups * job.blocks
+    if threads > 1 and most < 2 * threads:
+        job.row_block = ceil_div(job.slab, ceil_div(2 * threads, most))
     job.row_blocks = ceil_div(job.slab, job.row_block)
     most = SUMS_BYTES // (POINTS * job.block * job.features * <Py_ssize_t>sizeof(real))
     job.together = 1 if job.blocks == 1 else min(job.row_block, max(<Py_ssize_t>1, most))
