@@ -54,8 +54,10 @@ class Layers(_Method):
 
     @classmethod
     def cost(cls, form: Contraction, level: str) -> float:
-        """Estimated seconds on one thread."""
-        return tuning.CALL + form.flops / 2 / tuning.RATE[cls.row(form).element][level]
+        """Estimated seconds on one thread; where each output is made of few products, memory has its part."""
+        row = cls.row(form)
+        outputs = prod(form.out_shape) if row.family == "depth" else 0
+        return tuning.CALL + outputs * tuning.OUTPUT + form.flops / 2 / tuning.RATE[row.element][level]
 
     @staticmethod
     @lru_cache(1024)
