@@ -783,6 +783,7 @@ cdef void lay_out(Job* job, int threads) noexcept:
     job.b_blocks = ceil_div(lane.k, job.b_block)
     job.a_blocks = ceil_div(line.k, job.a_block)
     i = job.slices * job.groups * job.kernels * job.a_blocks * job.b_blocks * job.channel_blocks
+    # Each block of rows gathers X anew, by points transforms it too: as few as keep the threads busy.
     while groups > 1 and uneven(i * ceil_div(ceil_div(job.rows, step), groups), threads):
         groups -= 1
     job.row_block = min(job.rows, groups * step)
