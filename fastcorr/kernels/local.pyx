@@ -661,7 +661,7 @@ cdef Py_ssize_t measure(Job* job) noexcept:
     job.line = LANES * job.pitch
     job.sums = job.lines = job.summed = job.wide = job.whole = 0
     job.piece = PIECE
-    job.own_batch, job.own_row = 1, LANES if job.few else job.lanes
+    job.own_batch, job.own_row = 1, ceil_div(job.batch, LANES) * LANES if job.few else job.lanes
     if job.result == b"w" or (job.few and job.result == b"y"):
         job.own_batch, job.own_row = ceil_div(job.row_block, LANES) * LANES, 1
         job.own_position = job.own_batch * batch
