@@ -35,7 +35,12 @@ static int forked = 0;
 
 /* After a parallel region a forked child would wait for ever for pool threads it does not have. Letting go of the pool
  * before the fork costs 70-95 us and leaves parent and child free to make new ones. A runtime without the call (older
- * than OpenMP 5) leaves the child one thread. */
+ * than OpenMP 5) leaves the child one thread. LLVM's runtime, clang's, knows of forks; there a thread that had called
+ * before somebody else let go of the pool hangs or crashes in its next call. */
+#ifdef __clang__
+static void before_fork(void) {}
+static void in_child(void) { grown = 1; }
+#else
 #pragma weak omp_pause_resource_all
 static void before_fork(void) {
     if (&omp_pause_resource_all) {
@@ -47,6 +52,7 @@ static void in_child(void) {
     if (!&omp_pause_resource_all)
         forked = 1;
 }
+#endif
 static int watch_fork(void) { return pthread_atfork(before_fork, NULL, in_child); }
 
 /* Bytes OMP_STACKSIZE asks for: a number, then B, K (also by default), M or G. 0: the system's default. */

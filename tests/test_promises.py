@@ -333,6 +333,29 @@ assert codes == [0, 0, 0] and big() == want
             timeout=20,
         )
 
+    def test_beside_a_thread_that_has_called(self):
+        """It calls again after each fork: LLVM's runtime crashed where gcc's did not (torch's DataLoader forks so)."""
+        succeeds(
+            BIG
+            + """
+want, ask, answer = big(), threading.Semaphore(0), threading.Semaphore(0)
+def calls():
+    for _ in range(4):
+        ask.acquire()
+        assert big() == want
+        answer.release()
+threading.Thread(target=calls).start()
+for turn in range(4):
+    ask.release()
+    assert answer.acquire(timeout=10), turn
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if big() == want else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+""",
+            timeout=20,
+        )
+
     def test_while_other_threads_are_calling(self):
         succeeds(
             BIG
