@@ -111,6 +111,7 @@ LARGE = {
     "a-dilated-kernel-of-many-taps": ((1, 2, 30, 60), (2, 2, 3, 17), {"dilation": (2, 3)}),
     "many-positions": ((5, 2, 70, 60), (3, 2, 3, 3), {"padding": 1}),
     "strides-past-the-kernel": ((1, 2, 40, 40), (3, 2, 2, 2), {"stride": (3, 5)}),
+    "strides-past-lines-of-one-sample": ((1, 20, 12, 1), (5, 20, 3, 1), {"stride": (1, 7)}),
     "far-apart": ((1, 2, 70, 80), (3, 2, 3, 4), {"dilation": (30, 20)}),
     "far-apart-with-strides": ((1, 2, 70, 80), (3, 2, 3, 4), {"dilation": (11, 9), "stride": (2, 7), "padding": 9}),
     "rank-3": ((1, 3, 9, 20, 31), (4, 3, 3, 3, 3), {"padding": 1, "stride": (1, 2, 1)}),

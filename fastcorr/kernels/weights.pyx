@@ -171,8 +171,9 @@ cdef void gather_place(
     cdef Py_ssize_t begin = lane.s * lane0 + lane.d * u.b0 - lane.lo, step = line.s if line.spread else 1
     cdef Py_ssize_t i = 0, c, v, at, row, first, pitch, block, n, run, wide, together = 1
     cdef real* to
-    if not job.turned and begin == 0 and count == lane.n == job.columns and step == 1 and line.x == lane.n * lane.x:
-        together = max(1, MOST_GATHERED // count)
+    if not (job.turned or lane.spread) and begin == 0 and count == lane.n == job.columns:
+        if step == 1 and line.x == lane.n * lane.x:
+            together = max(1, MOST_GATHERED // count)
     while i < extent(line, lines, u.a1 - u.a0):
         row = place * job.lines + i
         at, run = -1, 1
