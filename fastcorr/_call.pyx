@@ -121,13 +121,11 @@ cdef class Runner:
         return cnp.PyArray_EMPTY(self.ndim, self.shape, self.out_type, 0)
 
 
-ctypedef fused whole:
-    cnp.npy_int8
-    cnp.npy_int16
-    cnp.npy_int32
-    cnp.npy_int64
+ctypedef fused whole:           # the short ones have the same bits with and without a sign
     cnp.npy_uint8
     cnp.npy_uint16
+    cnp.npy_int32
+    cnp.npy_int64
     cnp.npy_uint32
     cnp.npy_uint64
 
@@ -157,24 +155,20 @@ def truncated(cnp.ndarray y not None, dtype):
     cdef void* to = cnp.PyArray_DATA(a)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(y)
     cdef int size = cnp.PyArray_ITEMSIZE(a)
+    cdef bint signed = cnp.PyTypeNum_ISSIGNED(type)
     with nogil:
-        if cnp.PyTypeNum_ISUNSIGNED(type):
-            if size == 1:
-                _truncate(v, <cnp.npy_uint8*>to, n)
-            elif size == 2:
-                _truncate(v, <cnp.npy_uint16*>to, n)
-            elif size == 4:
-                _truncate(v, <cnp.npy_uint32*>to, n)
-            else:
-                _truncate(v, <cnp.npy_uint64*>to, n)
-        elif size == 1:
-            _truncate(v, <cnp.npy_int8*>to, n)
+        if size == 1:
+            _truncate(v, <cnp.npy_uint8*>to, n)
         elif size == 2:
-            _truncate(v, <cnp.npy_int16*>to, n)
-        elif size == 4:
+            _truncate(v, <cnp.npy_uint16*>to, n)
+        elif size == 4 and signed:
             _truncate(v, <cnp.npy_int32*>to, n)
-        else:
+        elif size == 4:
+            _truncate(v, <cnp.npy_uint32*>to, n)
+        elif signed:
             _truncate(v, <cnp.npy_int64*>to, n)
+        else:
+            _truncate(v, <cnp.npy_uint64*>to, n)
     return a
 
 
