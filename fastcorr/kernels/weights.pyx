@@ -59,7 +59,7 @@ cdef enum:
     WIDTH = VECTORS * LANES            # lanes of a tile
     POINTS = 16                        # of the transform of 2 x 2 outputs
     MOST_RUN = 64                      # kernel positions that leave together
-    MOST_GATHERED = 512                # samples of short lines that are gathered together, of LANES channels
+    MOST_GATHERED = 512                # samples of short lines gathered together, of a channel; 256, 1024: as fast
 
 # Bytes per thread, together most of a 1 MB L2; PARTIAL_BYTES are for all threads. By points, half or twice of each
 # number was up to 10 % slower in one of four layers (Zen 3, float32, 512 kB L2, busy machine).
